@@ -34,7 +34,7 @@ class LoaderEngine(ModuleEngine):
         verify_always: compare each replay with the loader.
     """
 
-    whole_tensors = True
+    whole_tensors = reads_along = True
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class VllmEngine(Engine):
     """
 
     keeps_tensors = True
-    enqueues = True
+    enqueues = reads_along = True
 
     def __init__(
         self,

@@ -38,6 +38,8 @@ class Engine(ABC):
             the adapter, and the plan counts that memory.
         enqueues: :meth:`load` reads the bytes only in work on the current stream of ``device``, so that they need not
             have arrived when it is called; on a CPU this means nothing.
+        reads_along: on a CPU :meth:`load` calls :attr:`LoadedBucket.along`, where there is one, for what it reads; else
+            digests are computed beside it.
         group: sinks with the same non-empty group are ranks of one engine (tensor parallel): they hold their forward
             passes before the same one.
         label: what people call this sink.
@@ -49,6 +51,7 @@ class Engine(ABC):
     whole_tensors: bool = False
     keeps_tensors: bool = False
     enqueues: bool = False
+    reads_along: bool = False
     group: str = ""
     label: str = ""
     device: torch.device = torch.device("cpu")

@@ -9,7 +9,7 @@ from typing import overload
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.memory import MemoryRun, PartialCopy, Runs, part_of
+from ckpt_transport.memory import Along, MemoryRun, PartialCopy, Runs, part_of
 from ckpt_transport.planning import TensorSpec
 
 
@@ -51,6 +51,10 @@ class LoadedBucket(Sequence[LoadedPiece]):
             bytes.
         stable: see :attr:`LoadedPiece.stable`.
         on_brought: called with what :meth:`brought` is given.
+
+    Attributes:
+        along: where there is one, to be called by a thread just before it reads bytes of the bucket, with where these
+            end in it: the thread computes a digest of them, and finds them in a cache then.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
         on_brought: Callable[[Runs, PartialCopy | None], None] = lambda runs, part: None,
     ) -> None:
         self.key, self.stable = key, stable
+        self.along: Along | None = None
         self.runs = (MemoryRun(0, memory),) if isinstance(memory, torch.Tensor) else memory
         self._places, self._on_brought = places, on_brought
         self._pieces: list[LoadedPiece] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ckpt_transport.memory import Fence, PartialCopy, Runs
+from ckpt_transport.memory import Along, Fence, PartialCopy, Runs
 from ckpt_transport.planning import Bucket
 
 
@@ -33,6 +33,14 @@ class Digests:
             runs: where they are.
             part: what of it is there; None for all.
         """
+
+    def along(self, bucket: Bucket, runs: Runs) -> Along | None:
+        """As :meth:`look`, of memory of the host that the engine reads now; it calls the result for what it reads.
+
+        None where nothing is left to do of that.
+        """
+        self.look(bucket, runs)
+        return None
 
     def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
         """The parts of a bucket that :meth:`look` reads: where each starts in it, and its bytes; ascending."""

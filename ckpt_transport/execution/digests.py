@@ -27,7 +27,9 @@ from ckpt_transport.execution.digest_steps import Digests
 from ckpt_transport.execution.samples import AnySample
 from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import (
+    Along,
     Backing,
+    DividedDigest,
     Fence,
     Lendable,
     MemoryKind,
@@ -225,6 +227,8 @@ class SinkDigests(_Working):
         self._label, self._wake = label, wake
         self._said: dict[int, Digest] = {}
         self._on_host: dict[int, Future[Digest]] = {}
+        self._divided: dict[int, DividedDigest] = {}
+        """Computed by whoever reads the bucket. What an engine has not read when it returns is left to workers."""
         self._on_device: dict[int, torch.Tensor] = {}
         self._begun: set[int] = set()
         self._agreed: set[int] = set()
@@ -233,6 +237,17 @@ class SinkDigests(_Working):
         number = self._schedule.numbers[bucket.first]
         if number not in self._begun:
             self._begin(number, runs, part)
+
+    def along(self, bucket: Bucket, runs: Runs) -> Along | None:
+        number = self._schedule.numbers[bucket.first]
+        sample = self._schedule.samples.of(self._schedule.rank, number)
+        divided = None if sample is None or number in self._begun or self._is_short(number) else sample.divided(runs)
+        if divided is None:
+            return super().along(bucket, runs)
+        self._begun.add(number)
+        self._divided[number], self._on_host[number] = divided, divided.result
+        divided.result.add_done_callback(lambda _: self._wake())
+        return divided.compute
 
     def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
         sample = self._schedule.samples.of(self._schedule.rank, self._schedule.numbers[bucket.first])
@@ -252,14 +267,21 @@ class SinkDigests(_Working):
             self._compute(number, sample, runs)
 
     def _compute(self, number: int, sample: AnySample, runs: Runs) -> None:
-        if self._plan.buckets[number].nbytes < HANDED_OVER_BYTES and not runs[0].raw.is_cuda:
+        if self._is_short(number) and not runs[0].raw.is_cuda:
             self._on_host[number] = known(_computed(sample, runs))
             return
         computing = self._on_host[number] = self._workers.submit(_computed, sample, runs)
         computing.add_done_callback(lambda _: self._wake())
 
+    def _is_short(self, number: int) -> bool:
+        return self._plan.buckets[number].nbytes < HANDED_OVER_BYTES
+
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
-        computing = self._on_host.get(self._schedule.numbers[bucket.first])
+        number = self._schedule.numbers[bucket.first]
+        computing, divided = self._on_host.get(number), self._divided.pop(number, None)
+        if divided is not None and not divided.result.done():
+            for _ in range(usable_cores()):
+                self._workers.submit(divided.compute)
         if computing is not None and not computing.done():
             return ReadTwice(end, computing)
         return fence(runs[0].raw.device) if end is None else end

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ckpt_transport.execution.run_digests import Part, digest_of_runs, digest_of_slices
-from ckpt_transport.memory import Runs, StridedRange, has_copy_tables, number_at, part_of
+from ckpt_transport.memory import DividedDigest, Runs, StridedRange, has_copy_tables, number_at, part_of
 from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, digest
 from ckpt_transport.memory.packed_digest import packed_digest
 from ckpt_transport.planning import EVERYTHING, Bucket, Plan
@@ -55,6 +55,10 @@ class Sample(ABC, Generic[Place]):
 
     def page_in(self, extent: Runs) -> torch.Tensor | None:
         """Its bytes where the extent lies in these runs, if they are one run of a page at most on the host."""
+        return None
+
+    def divided(self, bucket: Runs) -> DividedDigest | None:
+        """:meth:`of_bucket` in parts, if the bucket lies on the host and its bytes are not packed."""
         return None
 
     def _near(self, runs: Runs) -> Runs:
@@ -98,6 +102,11 @@ class RunSample(Sample[Part]):
         if len(self._in_extent) > 1 or not 0 < self._in_extent[0][1] <= PAGE_BYTES or not extent[0].raw.is_cpu:
             return None
         return part_of(self._near(extent), *self._in_extent[0])
+
+    def divided(self, bucket: Runs) -> DividedDigest | None:
+        if not bucket[0].raw.is_cpu or not all(nbytes for _, nbytes in self._in_bucket):
+            return None
+        return DividedDigest((at, part_of(bucket, at, nbytes)) for at, nbytes in self._in_bucket)
 
     @staticmethod
     def _start(place: Part) -> int:

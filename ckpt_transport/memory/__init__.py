@@ -12,6 +12,7 @@ from ckpt_transport.memory.copy import copy_bytes as copy_bytes
 from ckpt_transport.memory.copy import copy_each as copy_each
 from ckpt_transport.memory.copy import copy_runs as copy_runs
 from ckpt_transport.memory.copy import copy_views as copy_views
+from ckpt_transport.memory.copy import copy_views_along as copy_views_along
 from ckpt_transport.memory.copy import gathered as gathered
 from ckpt_transport.memory.copy_table import Addresses as Addresses
 from ckpt_transport.memory.copy_table import CopyTable as CopyTable
@@ -25,6 +26,8 @@ from ckpt_transport.memory.devices import use_device as use_device
 from ckpt_transport.memory.devices import visible_devices as visible_devices
 from ckpt_transport.memory.distant import DistantMemory as DistantMemory
 from ckpt_transport.memory.distant import DistantRuns as DistantRuns
+from ckpt_transport.memory.divided_digest import Along as Along
+from ckpt_transport.memory.divided_digest import DividedDigest as DividedDigest
 from ckpt_transport.memory.double_buffer import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory.exported import GpuAllocation as GpuAllocation
 from ckpt_transport.memory.exported import allocations_of as allocations_of

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 
 from ckpt_transport.memory.cores import usable_cores
+from ckpt_transport.memory.divided_digest import Along
 from ckpt_transport.memory.fence import fence, stream_for
 from ckpt_transport.memory.host_copies import HostCopies, copy_batch
 
 CHUNK_BYTES = 8 << 20
 TURNS = 4
 """Of each thread that copies, where there is much: so many that none is left alone with much at the end."""
+ALONG_BYTES = 4 << 20
+"""So few that what was read of them for a digest is in a cache when they are copied."""
 Batch = TypeVar("Batch")
 
 
@@ -51,6 +54,37 @@ def copy_views(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor])
         rows = max(1, most * len(target) // max(1, target.nbytes)) if len(target) else 1
         chunks.extend(zip(torch.split(target, rows), torch.split(source, rows), strict=True))
     _copy_on_host(chunks)
+
+
+def copy_views_along(
+    targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], starts: Sequence[int], along: Along
+) -> None:
+    """As :func:`copy_views`, piece by piece, and each thread that copies computes a digest of what it is about to read.
+
+    Args:
+        targets, sources: as they are.
+        starts: where each source starts in its bucket, in bytes.
+        along: called before bytes of the bucket are read, with where they end in it.
+    """
+    pieces: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+    for target, source, start in zip(targets, sources, starts, strict=True):
+        rows = max(1, ALONG_BYTES * len(target) // max(1, target.nbytes)) if len(target) else 1
+        begin = source.data_ptr() - start
+        for one, other in zip(torch.split(target, rows), torch.split(source, rows), strict=True):
+            pieces.append((one, other, other.data_ptr() - begin + _span(other)))
+
+    def copy(piece: tuple[torch.Tensor, torch.Tensor, int]) -> None:
+        target, source, until = piece
+        along(until)
+        np.copyto(target.numpy(), source.numpy())
+
+    by_threads(pieces, copy, torch.get_num_threads())
+
+
+def _span(view: torch.Tensor) -> int:
+    """Bytes from the first one of a view to the end of the last."""
+    steps = ((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+    return (sum(steps) + 1) * view.itemsize if view.numel() else 0
 
 
 def _copy_on_host(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:

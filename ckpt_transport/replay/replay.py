@@ -12,12 +12,14 @@ import torch
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import (
+    Along,
     DoubleBuffer,
     Landing,
     MemoryRun,
     Runs,
     Scratch,
     copy_views,
+    copy_views_along,
     has_copy_tables,
     part_of,
     reads_in_place,
@@ -155,7 +157,7 @@ class Replay:
         if near is not runs:
             bucket.brought(near, plan.part(device, starts_of(runs)))
         if not tabled:
-            self._copy(self._strided(plan, near), near)
+            self._copy(self._strided(plan, near), near, bucket.along)
             return
         table = self._table(plan, device, starts_of(near))
         table.copy(near)
@@ -181,13 +183,17 @@ class Replay:
             known = plan.torch_copies[alignment] = [torch_copy(copy, alignment) for copy in plan.copies]
         return known
 
-    def _copy(self, copies: Sequence[TorchCopy], runs: Runs) -> None:
+    def _copy(self, copies: Sequence[TorchCopy], runs: Runs, along: Along | None = None) -> None:
         memory = [(run.at, MemoryViews(run.raw, run.at)) for run in runs]
         targets = {target: MemoryViews(self._tensors[target]) for target in {copy.target for copy in copies}}
         reads = [_holding(memory, copy.read).at(copy.read) for copy in copies]
         writes = [targets[copy.target].at(copy.write) for copy in copies]
         if runs[0].raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
-            copy_views(writes, reads)
+            if along is None:
+                copy_views(writes, reads)
+            else:
+                starts = [copy.read.offset * copy.read.dtype.itemsize for copy in copies]
+                copy_views_along(writes, reads, starts, along)
         elif reads:
             torch._foreach_copy_(writes, reads, non_blocking=writes[0].is_cuda)
 

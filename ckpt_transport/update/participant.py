@@ -373,7 +373,9 @@ class Participant:
             self._engine.landed(given)
             self._received.add(bucket)
             return None
-        if runs[0].raw.is_cuda or self._engine.device.type == "cpu":
+        if self._engine.reads_along and self._engine.device.type == "cpu" and not self.staged:
+            given.along = self._digests.along(bucket, runs)
+        elif runs[0].raw.is_cuda or self._engine.device.type == "cpu":
             look(runs)
         end = self._engine.load(given)
         look(runs)

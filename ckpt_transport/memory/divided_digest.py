@@ -1,0 +1,69 @@
+"""A digest of host memory is computed in parts, by threads that copy the same bytes, while these are in a cache."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckpt_transport.memory.digest import PAGE_BYTES, Digest, add, page_count
+
+PART_BYTES = 8 * PAGE_BYTES
+"""A core's share of a cache holds so much, and to hand it over costs nothing beside it."""
+
+Along = Callable[[int], None]
+"""Called by a thread that is about to read a bucket up to that byte."""
+
+
+class DividedDigest:
+    """What :func:`ckpt_transport.memory.digest.digest` says of these runs.
+
+    Args:
+        runs: of each where it starts in its bucket, and its bytes; ascending, not empty, on the host.
+
+    Attributes:
+        result: the digest, when all parts have been computed.
+    """
+
+    def __init__(self, runs: Iterable[tuple[int, torch.Tensor]]) -> None:
+        self.result: Future[Digest] = Future()
+        self._parts: deque[tuple[int, npt.NDArray[np.uint8], int]] = deque()
+        page = 0
+        for at, run in runs:
+            raw = run.numpy()
+            for start in range(0, raw.size, PART_BYTES):
+                part = raw[start : start + PART_BYTES]
+                self._parts.append((at + start, part, page))
+                page += page_count(part.size)
+        self._left, self._sums = len(self._parts), np.zeros(2, np.uint64)
+        self._lock = threading.Lock()
+
+    def compute(self, until: float = math.inf) -> None:
+        """Compute what begins before byte ``until`` of the bucket and nobody has begun. Any thread may call."""
+        with np.errstate(over="ignore"):
+            while (part := self._begin(until)) is not None:
+                raw, page = part
+                sums = np.zeros(2, np.uint64)
+                add(sums, raw, page)
+                self._end(sums)
+
+    def _begin(self, until: float) -> tuple[npt.NDArray[np.uint8], int] | None:
+        with self._lock:
+            if not self._parts or self._parts[0][0] >= until:
+                return None
+            _, raw, page = self._parts.popleft()
+            return raw, page
+
+    def _end(self, sums: npt.NDArray[np.uint64]) -> None:
+        with self._lock:
+            self._sums += sums
+            self._left -= 1
+            ended = self._left == 0
+        if ended:
+            self.result.set_result(self._sums.tobytes())
