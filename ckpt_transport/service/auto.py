@@ -36,6 +36,11 @@ def resolved(mapping: AnyMapping, find: Callable[[], Mapping]) -> Mapping | None
     return find()
 
 
+def in_words(mapping: AnyMapping) -> str:
+    """What the caller has said. Rules that are found out are not: they go with the tensors that a rank holds."""
+    return "" if mapping is None else str(mapping)
+
+
 def find_for(given: MappingOf[str, TensorSpec | None], sinks: Sequence[str], config: Config) -> Mapping:
     """Find the rules that make of what is given what all sinks expect, and say which.
 

@@ -97,6 +97,8 @@ class OtherSources:
                 self._mailbox.keep_for_later()
                 if (sender, message.nonce) in {(address, join.nonce) for address, join in self._came.values()}:
                     raise NoDeltaError(f"a source rank has left: {message.reason}")
+            case m.Join(nonce=nonce) if nonce in self._invitees.told.refused:
+                return
             case m.Join(role=Role.SOURCE, invited="", manifest=manifest) if manifest is not None:
                 if manifest.version != self._version:
                     self._mailbox.keep_for_later()

@@ -12,11 +12,11 @@ from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError, UpdateAbortedError
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AnyMapping
-from ckpt_transport.service.base import BroughtPart
+from ckpt_transport.service.base import WHOLE, BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.in_thread import in_thread
-from ckpt_transport.service.publisher import Publisher
+from ckpt_transport.service.publisher import Publisher, PublishOptions
 from ckpt_transport.service.server_versions import ServerVersions, store_of
 from ckpt_transport.service.sink_handles import AnySink
 from ckpt_transport.service.source_rank import SourceRank
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 class ParameterServer:
-    """A parameter server is one source rank. All ranks make the same calls in the same order.
+    """A parameter server is one source rank. All ranks make the same calls in the same order, and with equal options.
 
     Any thread may call. ``update``, ``unregister`` and ``close`` are served one after the other: a call waits until the
     one that runs has ended, for at most ``update_timeout``. ``register`` and ``lend`` do not wait for an update, only
@@ -51,8 +51,8 @@ class ParameterServer:
             them, else 0 of 1.
 
     Ranks above 0 find rank 0 at ``config.coordinator``, or through the store at ``MASTER_ADDR`` and ``MASTER_PORT``
-    when that is empty. Rank 0 waits for them for ``join_timeout``, and they for rank 0 for ``update_timeout``. A rank
-    whose ``register`` fails, or that an error ends, tells the others, who do not wait then.
+    when that is empty. Rank 0 waits for them for ``join_timeout``, and they for rank 0 for ``update_timeout``. Nobody
+    waits for a rank whose ``register`` fails, that an error ends, or that asks for something else: all hear so.
 
     Raises:
         ConfigError: the rank is not one of the world, or several sources could not find each other.
@@ -69,7 +69,8 @@ class ParameterServer:
         self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
         self._updates = SourceUpdates(self._store, self._here, self._deltas, self._world, self.config)
         self._turns = Turns(self._call_guard, alone=self.world_size == 1)
-        self._calls = UpdateCalls(self.rank, self._turns, self._deltas.let_go_unless_served, self.config.update_timeout)
+        self._asked, after = self._here.absences.asked, self._deltas.let_go_unless_served
+        self._calls = UpdateCalls(self.rank, self._turns, self._asked, after, self.config.update_timeout)
         self._versions = ServerVersions(self._store, self._here, self._call_guard, self.config)
         self._choice = SinkChoice(self.config)
         self._publisher = Publisher(
@@ -209,12 +210,13 @@ class ParameterServer:
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` on rank 0 is one of the first two, or None
                 when every sink serves the new version. Who interrupts again while it ends need not wait for the slow.
         """
-        self._here.unbrought.add(version)
 
         def bring(turn: Turn, clock: PhaseClock) -> Report | None:
-            asked = Asked(version, lambda: self._choice.all_of(sinks), BroughtPart(only, base))
+            part, mapping = BroughtPart(only, base), self._versions.mapping_of(version)
+            asked = Asked(version, lambda: self._choice.all_of(sinks), part, mapping)
             return self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
 
+        self._asked.asks(version)
         return self._calls.in_turn(f"update('{version}')", bring, supersede=supersede)
 
     def stage(
@@ -241,7 +243,6 @@ class ParameterServer:
                 where a sink cannot stage a version.
             UsageError: as :meth:`update`; or source rank 0 has called ``update``.
         """
-        self._here.unbrought.add(version)
 
         def stage(turn: Turn) -> StagedJob:
             clock, timeout = PhaseClock(), self.config.update_timeout
@@ -249,7 +250,9 @@ class ParameterServer:
 
             def bring() -> StagedJob:
                 self._staged = job
-                self._updates.stage(Asked(version, lambda: self._choice.all_of(sinks)), job, progress, clock, turn)
+                chosen, mapping = partial(self._choice.all_of, sinks), self._versions.mapping_of(version)
+                asked = Asked(version, chosen, WHOLE, mapping, "stage")
+                self._updates.stage(asked, job, progress, clock, turn)
                 turn.park(job.give_way)
                 return job
 
@@ -264,6 +267,7 @@ class ParameterServer:
                     self._turns.pass_on()
                 raise
 
+        self._asked.asks(version)
         return self._calls.explained(f"stage('{version}')", stage)
 
     def publish(
@@ -295,18 +299,9 @@ class ParameterServer:
 
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
-        self._here.unbrought.add(version)
-        return self._publisher.publish(
-            version,
-            tensors,
-            sinks,
-            progress,
-            before_hold,
-            replicated=replicated,
-            mapping=mapping,
-            base=base,
-            supersede=supersede,
-        )
+        self._asked.asks(version)
+        how = PublishOptions(replicated, mapping, base, supersede)
+        return self._publisher.publish(version, tensors, sinks, progress, before_hold, how)
 
     async def awaiting(self, call: Callable[Call, Result], *args: Call.args, **kwargs: Call.kwargs) -> Result:
         """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
@@ -340,12 +335,13 @@ class ParameterServer:
             UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
-        self._here.unbrought.add(version)
 
         def bring(turn: Turn, clock: PhaseClock) -> Report | None:
-            asked = Asked(version, lambda: self._choice.some_of(sinks, ranks))
+            chosen, mapping = partial(self._choice.some_of, sinks, ranks), self._versions.mapping_of(version)
+            asked = Asked(version, chosen, WHOLE, mapping, "update_p2p")
             return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
+        self._asked.asks(version)
         return self._calls.in_turn(f"update_p2p('{version}')", bring)
 
     def rollback(self, sinks: Sequence[AnySink] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
@@ -394,5 +390,5 @@ class ParameterServer:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and self._call_guard.here:
-            self._here.tell_absence("", f"it was closed after {type(error).__name__}: {error}")
+            self._here.absences.tell("", f"it was closed after {type(error).__name__}: {error}")
         self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from ckpt_transport.checkpoint import Lease, Loan, StoredVersion, TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.config import Config
@@ -24,6 +25,15 @@ from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.turn import Turn
+
+
+class PublishOptions(NamedTuple):
+    """How a version is published; as the arguments of :meth:`ParameterServer.publish`."""
+
+    replicated: bool
+    mapping: AnyMapping
+    base: str
+    supersede: bool
 
 
 class Publisher:
@@ -59,23 +69,20 @@ class Publisher:
         sinks: Sequence[AnySink] | None,
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
-        *,
-        replicated: bool,
-        mapping: AnyMapping,
-        base: str,
-        supersede: bool,
+        how: PublishOptions,
     ) -> Report | None:
         """See :meth:`ParameterServer.publish`."""
 
         def publish(turn: Turn, clock: PhaseClock) -> Report | None:
-            found = self._versions.mapping_for(version, mapping, tensors, lambda: self._choice.named(sinks))
+            base, supersede = how.base, how.supersede
+            found = self._versions.mapping_for(version, how.mapping, tensors, lambda: self._choice.named(sinks))
             keeps = self._config.delta != "off" and not base
             wanted = self._config.delta_base
             intake = self._intakes.for_deltas(tensors, found, wanted) if keeps else self._intakes.of(tensors, found)
             lease = Lease()
             take = partial(self._versions.take_in_published, version, tensors, intake, lease)
-            take_in = partial(take, replicated=replicated, mapping=found, base=base)
-            asked = Asked(version, lambda: self._choice.all_of(sinks))
+            take_in = partial(take, replicated=how.replicated, mapping=found, base=base)
+            asked = Asked(version, lambda: self._choice.all_of(sinks), mapping=self._versions.mapping_of(version))
             if intake.lend and not keeps and not base and self._updates.is_alone:
                 self._versions.check_free(version)
                 late = _TakenInLate(take_in)

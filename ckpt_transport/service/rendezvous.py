@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
@@ -20,11 +20,14 @@ from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service.torch_store import Answer, Recheck, SharedStore, Wait, wait_only
 from ckpt_transport.service.world import World
+from ckpt_transport.update.source_arrivals import given_up_by_rank_0
 
 SWIFT_SECONDS, SLOW_SECONDS = 0.002, 0.1
 """How often it is looked whether rank 0 leads an update, where it does not call: at first, and when that takes long."""
 TELL_SECONDS = 5.0
 """After so long it is said who is waited for."""
+MOST_VERSIONS = 100
+"""Of so many versions it is remembered that rank 0 was found for them, the latest."""
 ABSENCE_SECONDS = 5.0
 """For so long a rank that has failed looks for others to tell."""
 logger = logging.getLogger(__name__)
@@ -36,22 +39,25 @@ class Rendezvous(ABC):
     """Lets source ranks meet. Every method ends within ``join_timeout``, except :meth:`find`."""
 
     @abstractmethod
-    def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
+    def leading(self, version: str, given_up: Mapping[str, str]) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block, rank 0 leads an update; others are told if it fails.
+
+        Args:
+            version: of the update.
+            given_up: other versions, which rank 0 has given up, and why; others may come for them later.
 
         Yields: what tells them the coordinator's address.
         """
 
     @abstractmethod
-    def give_up(self, version: str) -> None:
-        """Rank 0 leads no update to ``version`` any more: those who wait for one are told."""
-
-    @abstractmethod
-    def find(self, version: str, wait: Wait = wait_only) -> str:
+    def find(self, version: str, given_up: Collection[str] = (), wait: Wait = wait_only) -> str:
         """Wait until rank 0 leads an update to ``version``; the coordinator's address.
+
+        Where it leads an update to another version, it is to hear what this rank has asked for, so that both know.
 
         Args:
             version: of the update.
+            given_up: other versions, of which this rank has told its absence: rank 0 may not have noticed yet.
             wait: waits, and hears rank 0 when it calls those who wait.
 
         Raises:
@@ -69,6 +75,15 @@ class Rendezvous(ABC):
     @abstractmethod
     def needs_calls(self) -> bool:
         """Whether those who wait find sooner that rank 0 leads an update when it calls them."""
+
+    @property
+    @abstractmethod
+    def tells_given_up(self) -> bool:
+        """Whether others hear here which versions rank 0 has given up, before they come to it."""
+
+    @abstractmethod
+    def has_met(self, version: str) -> bool:
+        """Whether this rank has found rank 0 for that version, or has heard why not."""
 
     @property
     @abstractmethod
@@ -94,13 +109,10 @@ class AtAddress(Rendezvous):
         self._address, self._send = address, send
 
     @contextmanager
-    def leading(self, version: str) -> Iterator[Callable[[str], None]]:
+    def leading(self, version: str, given_up: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
         yield lambda address: None
 
-    def give_up(self, version: str) -> None:
-        """They hear it when they join."""
-
-    def find(self, version: str, wait: Wait = wait_only) -> str:
+    def find(self, version: str, given_up: Collection[str] = (), wait: Wait = wait_only) -> str:
         return self._address
 
     @property
@@ -109,6 +121,13 @@ class AtAddress(Rendezvous):
 
     def tell_absence(self, version: str, reason: str) -> None:
         self._send(version, reason)
+
+    @property
+    def tells_given_up(self) -> bool:
+        return False
+
+    def has_met(self, version: str) -> bool:
+        return True
 
     @property
     def is_open(self) -> bool:
@@ -125,12 +144,14 @@ class LeadNotice(msgspec.Struct, frozen=True):
         token: a new one for each.
         address: of the coordinator; empty when it was given up before there was one.
         failure: why it was given up; empty before that.
+        given_up: other versions that rank 0 has given up, and why.
     """
 
     token: str
     version: str
     address: str = ""
     failure: str = ""
+    given_up: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class AbsenceNotice(msgspec.Struct, frozen=True):
@@ -177,20 +198,21 @@ class InStore(Rendezvous):
         self._store = SharedStore(
             host, int(port), may_listen=world.rank == 0 and not agent, hint=f"is it running? {world.expectation}"
         )
-        self._prefix = f"ckpt_transport/{next(_numbers)}"
-        self._absent_key = f"{self._prefix}/absent"
-        self._seen = self._brought = ""
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks
+        prefix = f"ckpt_transport/{restarts}/{next(_numbers)}"
+        self._lead_key, self._absent_key = f"{prefix}/lead", f"{prefix}/absent"
+        self._seen, self._met = "", dict[str, None]()
         self._absences: dict[int, AbsenceNotice] = {}
         """By number. Two threads may read the same one: the first goes on for a moment when nobody waits for it."""
+        self._heard: set[int] = set()
+        """Absences from one version that were heard of here. Who asks for it again waits for that rank again."""
 
     @contextmanager
-    def leading(self, version: str) -> Iterator[Callable[[str], None]]:
-        lead = LeadNotice(secrets.token_hex(8), version)
-        before = self._brought
+    def leading(self, version: str, given_up: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
+        lead = LeadNotice(secrets.token_hex(8), version, given_up=dict(given_up))
 
         def announce(address: str) -> None:
-            outdated = () if before in ("", version) else (self._lead_key(before),)  # all have come for that one
-            self._set(msgspec.structs.replace(lead, address=address), outdated)
+            self._set(msgspec.structs.replace(lead, address=address))
 
         try:
             yield announce
@@ -199,42 +221,40 @@ class InStore(Rendezvous):
                 if isinstance(error, Exception) or self.is_open:
                     self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
             raise
-        self._brought = version
 
-    def give_up(self, version: str) -> None:
-        given_up = LeadNotice(secrets.token_hex(8), version, failure="it was interrupted, or has failed")
-        if not self._ask(lambda store: store.check([self._lead_key(version)])):
-            self._set(given_up)
-
-    def _set(self, lead: LeadNotice, outdated: Sequence[str] = ()) -> None:
-        """Say it, and take back what was said at the outdated keys."""
-
-        def say(store: TCPStore) -> None:
-            store.set(self._lead_key(lead.version), msgspec.json.encode(lead).decode())
-            for key in outdated:
-                store.delete_key(key)
-
-        self._ask(say)
-
-    def _lead_key(self, version: str) -> str:
-        """Where it is said who leads updates to ``version``. It stays there after one that was given up: some come
-        later."""
-        return f"{self._prefix}/lead/{version}"
+    def _set(self, lead: LeadNotice) -> None:
+        said = msgspec.json.encode(lead).decode()
+        self._ask(lambda store: store.set(self._lead_key, said))
 
     def tell_absence(self, version: str, reason: str) -> None:
         said = msgspec.json.encode(AbsenceNotice(self._world.rank, version, reason)).decode()
 
-        def say(store: TCPStore) -> None:
+        def say(store: TCPStore) -> LeadNotice | None:
             store.set(f"{self._absent_key}/{store.add(self._absent_key, 1)}", said)
+            return self._lead(store)
 
-        self._ask(say, ABSENCE_SECONDS)
+        lead = self._ask(say, ABSENCE_SECONDS)
+        if not reason and lead is not None and lead.failure and lead.version == version:
+            self._seen = lead.token  # rank 0 has given up what this rank had given up
+
+    def _lead(self, store: TCPStore) -> LeadNotice | None:
+        """What rank 0 has said last."""
+        return _read(store.get(self._lead_key), LeadNotice) if store.check([self._lead_key]) else None
+
+    @property
+    def tells_given_up(self) -> bool:
+        return True
+
+    def has_met(self, version: str) -> bool:
+        return version in self._met
 
     @property
     def is_open(self) -> bool:
         return self._store.is_open
 
     def absent(self, version: str) -> dict[int, str]:
-        return self._ask(lambda store: self._absent(store, version))
+        absences = map(self._hear, self._ask(lambda store: self._absent(store, version)))
+        return {absence.rank: absence.reason for absence in absences}
 
     def _ask(self, act: Callable[[TCPStore], Answer], patience: float = float("inf")) -> Answer:
         patience = min(patience, self._config.join_timeout)
@@ -245,25 +265,35 @@ class InStore(Rendezvous):
                 f"torch's store does not answer within {patience:g} s; {self._world.expectation}"
             ) from error
 
-    def _absent(self, store: TCPStore, version: str) -> dict[int, str]:
+    def _absent(self, store: TCPStore, version: str) -> list[int]:
+        """The numbers of what was said by those who take no part, and was not heard of yet."""
         while store.check([f"{self._absent_key}/{(number := len(self._absences) + 1)}"]):
             self._absences[number] = _read(store.get(f"{self._absent_key}/{number}"), AbsenceNotice)
         notices = [self._absences[number] for number in range(1, len(self._absences) + 1)]
-        reasons = {notice.rank: notice.reason for notice in notices if notice.version in ("", version)}
-        return {rank: reason for rank, reason in reasons.items() if reason}
+        latest = {notice.rank: number for number, notice in enumerate(notices, 1) if notice.version in ("", version)}
+        return [number for number in latest.values() if self._absences[number].reason and number not in self._heard]
+
+    def _hear(self, number: int) -> AbsenceNotice:
+        absence = self._absences[number]
+        if absence.version:
+            self._heard.add(number)
+        return absence
 
     @property
     def needs_calls(self) -> bool:
         return True
 
-    def find(self, version: str, wait: Wait = wait_only) -> str:
+    def find(self, version: str, given_up: Collection[str] = (), wait: Wait = wait_only) -> str:
         patience = self._config.update_timeout
         deadline = time.monotonic() + patience
         for until in (min(TELL_SECONDS, patience), patience):
             left = min(until, deadline - time.monotonic())
             try:
                 lead = self._store.ask(
-                    lambda store, recheck: self._wait(store, version, recheck), self._config.join_timeout, left, wait
+                    lambda store, recheck: self._wait(store, version, given_up, recheck),
+                    self._config.join_timeout,
+                    left,
+                    wait,
                 )
             except TimeoutError:
                 logger.warning(
@@ -273,24 +303,43 @@ class InStore(Rendezvous):
                     self._world.expectation,
                 )
                 continue
+            met_before = self._meet(version)
+            if isinstance(lead, int):
+                absence = self._hear(lead)
+                raise JoinError(
+                    f"source rank {absence.rank} takes no part in the update to '{version}': {absence.reason}"
+                )
+            if lead.version != version and version in lead.given_up and not met_before:
+                raise JoinError(given_up_by_rank_0(version, lead.given_up[version]))
             self._seen = lead.token
+            self._meet(lead.version)
             if lead.failure:
-                raise JoinError(f"source rank 0 has given up the update to '{version}': {lead.failure}")
+                raise JoinError(given_up_by_rank_0(version, lead.failure))
             return lead.address
         raise JoinError(
             f"source rank 0 did not lead an update to '{version}' within {patience:g} s (update_timeout); "
             f"{self._world.expectation}"
         )
 
-    def _wait(self, store: TCPStore, version: str, recheck: Recheck) -> LeadNotice:
+    def _meet(self, version: str) -> bool:
+        """This rank knows what becomes of that version; whether it did before."""
+        met_before = version in self._met
+        self._met[version] = None
+        for late in list(self._met)[:-MOST_VERSIONS]:
+            del self._met[late]
+        return met_before
+
+    def _wait(self, store: TCPStore, version: str, given_up: Collection[str], recheck: Recheck) -> LeadNotice | int:
+        """What rank 0 says of the update it leads, or the number of an absence."""
         pause = SWIFT_SECONDS
         while not recheck.over:
-            if store.check([self._lead_key(version)]):
-                lead = _read(store.get(self._lead_key(version)), LeadNotice)
-                if lead.token != self._seen and lead.version == version:
+            for number in self._absent(store, version):
+                return number
+            if (lead := self._lead(store)) is not None:
+                given_up_there = version in lead.given_up and version not in self._met
+                known = lead.token == self._seen or (lead.version in given_up and not lead.failure)
+                if not known and (lead.version == version or given_up_there or not lead.failure):
                     return lead
-            for rank, reason in self._absent(store, version).items():
-                raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
             recheck.pause(pause)
             pause = min(2 * pause, SLOW_SECONDS)
         raise TimeoutError

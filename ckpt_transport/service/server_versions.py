@@ -9,7 +9,7 @@ from pathlib import Path
 from ckpt_transport.checkpoint import Lease, Loan, Mapping, Store, StoredVersion, TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.service.auto import AnyMapping, find_for, resolved, what_is_given
+from ckpt_transport.service.auto import AnyMapping, find_for, in_words, resolved, what_is_given
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.intake import Intake
 from ckpt_transport.service.sink_handles import AnySink, locate
@@ -42,6 +42,8 @@ class ServerVersions:
 
     def __init__(self, store: Store, here: SourceRank, guard: CallGuard, config: Config) -> None:
         self._store, self._here, self._guard, self._config = store, here, guard, config
+        self._mappings: dict[str, str] = {}
+        """What was said of the mapping of each version."""
 
     def register(
         self,
@@ -56,6 +58,8 @@ class ServerVersions:
         base: str,
     ) -> StoredVersion:
         """See :meth:`ParameterServer.register`."""
+
+        self._mappings[version] = in_words(mapping)
 
         def take_in(lease: Lease) -> StoredVersion:
             def find() -> Mapping:
@@ -80,6 +84,8 @@ class ServerVersions:
     ) -> StoredVersion:
         """See :meth:`ParameterServer.lend`."""
 
+        self._mappings[version] = in_words(mapping)
+
         def take_in(lease: Lease) -> StoredVersion:
             def find() -> Mapping:
                 return find_for(what_is_given(tensors=tensors), self._config.sinks, self._config)
@@ -102,7 +108,13 @@ class ServerVersions:
         def find() -> Mapping:
             return find_for(what_is_given(tensors=tensors), locate(sinks(), self._config).addresses, self._config)
 
-        return self._here.telling_absence(version, lambda: resolved(mapping, find))
+        found = self._here.absences.telling(version, lambda: resolved(mapping, find))
+        self._mappings[version] = in_words(mapping)
+        return found
+
+    def mapping_of(self, version: str) -> str:
+        """The mapping with which a version is taken in, in words."""
+        return self._mappings.get(version, "")
 
     def take_in_published(
         self,
@@ -133,7 +145,7 @@ class ServerVersions:
             return take(replicated=replicated, mapping=mapping, base=base, lease=lease)
 
         self._guard.check()
-        return self._here.telling_absence(version, take_in)
+        return self._here.absences.telling(version, take_in)
 
     def check_free(self, version: str) -> None:
         """
@@ -153,6 +165,7 @@ class ServerVersions:
         def forget() -> None:
             self._here.forget(self._store.get(version).extents)
             self._store.unregister(version)
+            self._mappings.pop(version, None)
 
         self._guard.one(f"unregister('{version}')", timeout, forget)
 
@@ -161,7 +174,7 @@ class ServerVersions:
         self._guard.check()
         lease = Lease()
         try:
-            return self._here.telling_absence(version, partial(act, lease))
+            return self._here.absences.telling(version, partial(act, lease))
         except BaseException:
             lease.over = True
             raise

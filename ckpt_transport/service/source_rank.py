@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,9 @@ from ckpt_transport.history import check_history
 from ckpt_transport.memory import Backing, uninterrupted
 from ckpt_transport.planning import ServedShares
 from ckpt_transport.service import questions as q
+from ckpt_transport.service.absences import Absences
 from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.late_sources import LateSources
 from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
@@ -37,13 +39,14 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states
 from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.coordinator import Coordinator
-from ckpt_transport.update.introduction import Introducer
+from ckpt_transport.update.introduction import NOTHING_ASKED, Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import EVERYTHING, FollowingSource, Offer
+from ckpt_transport.update.source_arrivals import ToldSources
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")
@@ -63,8 +66,7 @@ class SourceRank:
 
     Attributes:
         brought: which version sinks got last from here.
-        unbrought: versions that were asked for here and not brought, or not yet: other ranks may come for them later.
-            A call adds its version before it does anything else that an interrupt could keep it from.
+        absences: tells the other ranks of which updates this one takes no part.
         mailbox: this rank's, once it has taken part in an update.
     """
 
@@ -81,11 +83,12 @@ class SourceRank:
         self._fellows: tuple[str, ...] = ()
         """The other source ranks that took part in it, by address."""
         self.brought = BroughtVersions()
-        self._absent_for: set[str] = set()
-        self.unbrought: set[str] = set()
-        self._said_unbrought: set[str] = set()
+        self._told = ToldSources()
+        self._late = LateSources(self._told)
         self._following: FollowingSource | None = None
         self._rendezvous = self._meet() if world.size > 1 else None
+        self.absences = Absences(self._rendezvous)
+        self._asked, self._leads = self.absences.asked, False
 
     def lead(
         self,
@@ -95,6 +98,7 @@ class SourceRank:
         clock: PhaseClock,
         turn: Turn,
         announce: Callable[[str], None] = lambda address: None,
+        options: Mapping[str, str] = NOTHING_ASKED,
     ) -> LedUpdate[Leader]:
         """Begin to lead one update.
 
@@ -105,6 +109,7 @@ class SourceRank:
             clock: of the caller's call.
             turn: of the update.
             announce: tells the other source ranks where this one is.
+            options: what they must ask for alike.
         """
         check(self._config)
         check_trace(self._config)
@@ -129,7 +134,7 @@ class SourceRank:
             turn,
             self._welcomes,
         )
-        join = self._join(update, table, stored)
+        join = self._join(update, table, stored, options)
         content = None if invitees.base and not invitees.delta else stored.content
         invitees = replace(invitees, announce=partial(self._announce, announce, mailbox))
         return LedUpdate(coordinator, join, invitees, content, self.brought, self._has_led, self._config)
@@ -149,23 +154,34 @@ class SourceRank:
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
         if self._rendezvous is None:
-            self.unbrought.clear()  # nobody else could come for them
             return nullcontext(lambda address: None)
         return self._leading(version, self._rendezvous)
 
     @contextmanager
     def _leading(self, version: str, meeting: Rendezvous) -> Iterator[Callable[[str], None]]:
-        self._say_unbrought(version, meeting)
-        with meeting.leading(version) as announce:
-            yield announce
-        self.unbrought.discard(version)
+        if self.mailbox is not None:
+            self._late.end(self.mailbox)
+        self._told.begin(version)
+        self._leads = True
+        try:
+            with meeting.leading(version, self._asked.given_up_before(version)) as announce:
+                yield announce
+        except BaseException as error:
+            self._leads = False
+            self._gives_up(version, f"{type(error).__name__}: {error}", also_unheard=isinstance(error, Exception))
+            raise
+        self._leads = False
+        self._asked.goes_on(version)
 
-    def _say_unbrought(self, version: str, meeting: Rendezvous) -> None:
-        """Who still waits for this rank to lead an update that it has given up hears so."""
-        self._said_unbrought &= self.unbrought
-        for late in self.unbrought - self._said_unbrought - {version}:
-            meeting.give_up(late)
-            self._said_unbrought.add(late)
+    def _gives_up(self, version: str, reason: str, *, also_unheard: bool) -> None:
+        """Rank 0 brings a version not: those that come for it now, or have just come, hear why."""
+        self._asked.gives_up(version, reason)
+        if self.mailbox is None and also_unheard and self._config.coordinator:
+            with suppress(CkptTransportError):
+                self._open([self._config.coordinator])
+        if self.mailbox is not None and not self._leads and len(self._told.heard[version]) < self._world.size - 1:
+            given_up = {**self._asked.given_up_before(version), version: reason}
+            self._late.answer(self.mailbox, given_up, self._config.update_timeout)
 
     def alone_to(self, sinks: LocatedSinks) -> Invitees:
         """Who takes part in what needs no other source rank: these sinks."""
@@ -181,7 +197,8 @@ class SourceRank:
             sources=self._world.size,
             expectation=self._world.expectation,
             absent=lambda: meeting.absent(version),
-            given_up=self.unbrought - {version},
+            given_up={} if meeting.tells_given_up else self._asked.given_up_before(version),
+            told=self._told,
         )
 
     def others(
@@ -194,65 +211,74 @@ class SourceRank:
         announce(mailbox.address)
         return OtherSources(mailbox, invitees, version, turn, self._config.join_timeout)
 
-    def follow(self, version: str, versions: Versions, holds: str = "") -> str:
+    def follow(self, version: str, versions: Versions, holds: str, options: Mapping[str, str]) -> str:
         """Take part in an update that rank 0 leads.
 
         Args:
             version: what it brings.
             versions: what this rank has of it.
             holds: the update that has brought what this rank can compare it with; empty for none.
+            options: what all source ranks must ask for alike.
 
         Returns: the name of the update.
         """
         with self._taking_part(version):
-            member = self._member(version, versions, holds)
+            member = self._member(version, versions, holds, options)
             member.commit()
             return member.update
 
     def follow_staging(
-        self, version: str, versions: Versions, holds: str, job: StagedJob, ended: Callable[[str], None]
+        self,
+        version: str,
+        versions: Versions,
+        holds: str,
+        options: Mapping[str, str],
+        job: StagedJob,
+        ended: Callable[[str], None],
     ) -> None:
         """Take part in an update that rank 0 leads, until it waits for its commit.
 
         Args:
-            version, versions, holds: as those of :meth:`follow`.
+            version, versions, holds, options: as those of :meth:`follow`.
             job: goes on with it.
             ended: as that of :class:`FollowedStaged`.
 
         Raises: as :meth:`FollowedStaged.stage`.
         """
         with self._taking_part(version):
-            job.stage(FollowedStaged(self._member(version, versions, holds), ended))
+            job.stage(FollowedStaged(self._member(version, versions, holds, options), ended))
 
     @contextmanager
     def _taking_part(self, version: str) -> Iterator[None]:
         """Within the block this rank follows rank 0, which hears of an interrupt that comes before it has joined."""
-        self._take_back_absence(version)
-        self._say_given_up(version)
+        self.absences.take_back(version)
+        self.absences.say_given_up(version)
         self._following = None
         with speaking_for(self._label):
             try:
                 yield
             except Exception:
+                if self._following is not None or (self._rendezvous and self._rendezvous.has_met(version)):
+                    self._asked.goes_on(version)  # rank 0 knows
                 raise
             except BaseException as interrupt:
                 if self._following is None or not self._following.joined:
-                    self._be_absent(version, interrupt, "it was interrupted before it joined")
+                    self.absences.be_absent(version, interrupt, "it was interrupted before it joined")
                 raise
-        self.unbrought.discard(version)
+        self._asked.goes_on(version)
 
-    def _member(self, version: str, versions: Versions, holds: str) -> FollowingSource:
+    def _member(self, version: str, versions: Versions, holds: str, options: Mapping[str, str]) -> FollowingSource:
         assert self._rendezvous is not None, "a rank above 0 is not alone"
         nonce = secrets.token_hex(16)  # so that nothing said in an update of before counts in this one
 
         def offer(table: RouteTable, base_update: str = "", served: ServedShares = EVERYTHING) -> Offer:
             stored = versions(base_update, served)
-            join = self._join("", table, stored)
+            join = self._join("", table, stored, options)
             return stored.extents, msgspec.structs.replace(join, holds=holds, nonce=nonce)
 
         before, made_at = self._table, time.monotonic()
         first = None if before is None else offer(before)
-        coordinator = self._rendezvous.find(version, self._wait_for_call)
+        coordinator = self._rendezvous.find(version, self.absences.told, self._wait_for_call)
         mailbox, table = self._open([coordinator])
         if first is None or table is not before or time.monotonic() - made_at > FRESH_SECONDS:
             first = offer(table)
@@ -274,9 +300,10 @@ class SourceRank:
             for _ in mailbox.receive_all(m.Summons):
                 recheck.look()
 
-    def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
+    def _join(self, update: str, table: RouteTable, stored: StoredVersion, options: Mapping[str, str]) -> m.Join:
+        rank, runnable = self._world.rank, states(self._config)
         join = self._introducer.of_source(
-            self._label, stored.manifest, states(self._config), table.names, self._plans, self._world.rank
+            self._label, stored.manifest, runnable, table.names, self._plans, rank, options
         )
         return msgspec.structs.replace(join, update=update, nonce=self._nonce)
 
@@ -302,6 +329,7 @@ class SourceRank:
         address = self._config.coordinator if self._world.rank == 0 else ""
         if self.mailbox is not None and self._table is not None and self._rotation is not None:
             if address or addresses.serves(self.mailbox.address, peers, self._config.interface):
+                self._late.end(self.mailbox)
                 self._rotation.look()
                 return self.mailbox, self._table
             self.let_go()
@@ -328,41 +356,9 @@ class SourceRank:
         if self._world.rank > 0:
             mailbox, _ = self._open([self._config.coordinator])
             mailbox.send(self._config.coordinator, m.Absent(self._world.rank, version, reason))
-
-    def telling_absence(self, version: str, take_in: Callable[[], Result]) -> Result:
-        """Take a version in by ``take_in``; if that fails, the other ranks hear why it is not sent."""
-        try:
-            taken = take_in()
-        except BaseException as error:
-            self._be_absent(version, error, "it could not take the version in")
-            raise
-        self._take_back_absence(version)
-        return taken
-
-    def _say_given_up(self, version: str) -> None:
-        """Rank 0 hears which updates this rank has given up: an interrupt may have kept it from saying so."""
-        for late in self.unbrought - self._absent_for - {version}:
-            self.tell_absence(late, "it was interrupted, or has failed")
-            self._absent_for.add(late)
-        self.unbrought &= {version}
-
-    def _be_absent(self, version: str, error: BaseException, reason: str) -> None:
-        if isinstance(error, Exception) or (self._rendezvous is not None and self._rendezvous.is_open):
-            self.tell_absence(version, f"{reason}: {type(error).__name__}: {error}")
-            self._absent_for.add(version)
-
-    def _take_back_absence(self, version: str) -> None:
-        if version in self._absent_for:
-            self.tell_absence(version, "")
-            self._absent_for.remove(version)
-
-    def tell_absence(self, version: str, reason: str) -> None:
-        """Tell the other ranks that this one does not come; with an empty reason, that it does again."""
-        if self._rendezvous is not None:
-            try:
-                self._rendezvous.tell_absence(version, reason)
-            except CkptTransportError as error:
-                logger.warning("the other source ranks cannot be told that this one has failed: %s", error)
+        elif version and reason:
+            self._told.begin(version)
+            self._gives_up(version, reason, also_unheard=True)
 
     def interrupt(self, thread: int, error: BaseException) -> bool:
         """Raise an error in the thread that leads or follows, where it waits next; whether that can be."""
@@ -385,6 +381,7 @@ class SourceRank:
         """Part from the sinks, and close everything. It can be opened again."""
         mailbox, table = self.mailbox, self._table
         if mailbox is not None and table is not None:
+            self._late.end(mailbox)
             for address, nonce in self._partners.items():
                 mailbox.send(address, m.Goodbye(nonce=nonce))
             table.close()

@@ -68,7 +68,8 @@ class SourceUpdates:
             stored = asked.part.of(self._store.get(asked.version), alone=False)
             update = ""
             try:
-                update = self._here.follow(asked.version, *self._offers(stored, deltas=not leader.resumable))
+                options = asked.options(stored, self._config)
+                update = self._here.follow(asked.version, *self._offers(stored, deltas=not leader.resumable), options)
             finally:
                 self._followed(stored, update)
             return None
@@ -106,7 +107,8 @@ class SourceUpdates:
         if self._world.rank > 0:
             stored = self._store.get(asked.version)
             versions, holds = self._offers(stored, deltas=True)
-            self._here.follow_staging(asked.version, versions, holds, job, partial(self._followed, stored))
+            options = asked.options(stored, self._config)
+            self._here.follow_staging(asked.version, versions, holds, options, job, partial(self._followed, stored))
             return
         self._lead(asked, StagingCoordinator, clock, turn, lambda led: job.stage(LedStaged(led, progress)))
 
@@ -136,14 +138,14 @@ class SourceUpdates:
         part, here = asked.part, self._here
         with here.leading(asked.version) as announce:
             stored, located = part.of(self._store.get(asked.version), alone=self._world.size == 1), asked.located()
-            invited = located.addresses
+            invited, options = located.addresses, asked.options(stored, self._config)
             base = part.base_for(stored, here.brought, invited)
             invitees = replace(
                 here.invitees(asked.version, located), base=base, base_updates=here.brought.updates(base, invited)
             )
 
             def lead(sent: StoredVersion, told: Invitees) -> LedUpdate[Leader]:
-                return here.lead(sent, told, leader, clock, turn, announce)
+                return here.lead(sent, told, leader, clock, turn, announce, options)
 
             if leader.resumable or self._config.delta == "off":
                 return act(lead(stored, invitees))

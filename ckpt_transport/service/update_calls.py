@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from ckpt_transport.service.asked_versions import AskedVersions
 from ckpt_transport.service.interrupted import explained
 from ckpt_transport.service.turns import Turns
 from ckpt_transport.update.phases import PhaseClock
@@ -20,12 +21,15 @@ class UpdateCalls:
     Args:
         rank: of the source.
         turns: of its calls.
+        asked: what calls have asked for.
         after: called on rank 0 when an update has ended, in whatever way.
         timeout: in seconds, for the calls that have come before.
     """
 
-    def __init__(self, rank: int, turns: Turns, after: Callable[[], None], timeout: float) -> None:
-        self._rank, self._turns, self._after, self._timeout = rank, turns, after, timeout
+    def __init__(
+        self, rank: int, turns: Turns, asked: AskedVersions, after: Callable[[], None], timeout: float
+    ) -> None:
+        self._rank, self._turns, self._asked, self._after, self._timeout = rank, turns, asked, after, timeout
 
     def in_turn(self, call: str, act: Callable[[Turn, PhaseClock], Result], *, supersede: bool = False) -> Result:
         """Make a call that is one update.
@@ -66,4 +70,7 @@ class UpdateCalls:
 
     def explained(self, call: str, act: Callable[[Turn], Result], turn: Turn | None = None) -> Result:
         """As :func:`~ckpt_transport.service.interrupted.explained`; ranks above 0 do not know what sinks serve."""
-        return explained(call, act, turn) if self._rank == 0 else act(turn or Turn(call))
+        try:
+            return explained(call, act, turn) if self._rank == 0 else act(turn or Turn(call))
+        finally:
+            self._asked.has_ended()

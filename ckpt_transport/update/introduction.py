@@ -25,6 +25,7 @@ from ckpt_transport.update.plan_cache import PlanCache
 
 States = Mapping[str, Availability]
 """The transports of an update, and whether each can run here."""
+NOTHING_ASKED: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,16 @@ class Introducer:
         )
 
     def of_source(
-        self, label: str, manifest: Manifest, states: States, routes: tuple[str, ...], plans: PlanCache, rank: int = -1
+        self,
+        label: str,
+        manifest: Manifest,
+        states: States,
+        routes: tuple[str, ...],
+        plans: PlanCache,
+        rank: int = -1,
+        asked: Mapping[str, str] = NOTHING_ASKED,
     ) -> Join:
-        """The Join of a source rank or a holder; ``rank`` is that of a source among the sources."""
+        """The Join of a source rank or a holder; ``rank`` and ``asked`` are those of a source among the sources."""
         return self._join(
             Role.SOURCE,
             label,
@@ -85,6 +93,7 @@ class Introducer:
             plan=plans.shape,
             rank=rank,
             manifest=manifest,
+            asked=dict(asked),
             devices=visible_devices() if uses_devices(self.config) else (),
             **self._link(states),
         )

@@ -11,18 +11,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.control.messages import Refused
-from ckpt_transport.errors import ConfigError, JoinError, MessageError, PeerLostError
+from ckpt_transport.errors import ConfigError, JoinError, MessageError
 from ckpt_transport.planning import Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.membership import TICK_SECONDS, Membership
+from ckpt_transport.update.source_arrivals import SourceArrivals, ToldSources
 
 INVITE_SECONDS = 0.25
 """How often one that is busy with another update is invited again."""
@@ -62,7 +62,9 @@ class Invitees:
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         announce: tells other sources where the coordinator is; called when all others are invited.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
-        given_up: other versions, to which this coordinator has ended updates; sources may still come for them.
+        given_up: other versions, to which this coordinator has ended updates, and why; sources may still come for
+            them.
+        told: what other sources know of updates that have failed.
         silent: sinks that were asked before, and have not answered for ``join_timeout``; they are given
             ``heartbeat_timeout`` more.
         gone: sinks of which it is known elsewhere that they are gone, and why, a clause for each; may wait for as many
@@ -80,7 +82,8 @@ class Invitees:
     deltas_follow: bool = False
     announce: Callable[[], None] = _to_nobody
     absent: Callable[[], Mapping[int, str]] = dict
-    given_up: Collection[str] = ()
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    told: ToldSources = field(default_factory=ToldSources)
     silent: Collection[str] = ()
     gone: Callable[[float], Sequence[str]] = _nobody
 
@@ -105,9 +108,7 @@ class Invitations:
     staged: bool = False
     meanwhile: Callable[[], m.Join | None] = lambda: None
     reached: list[str] = field(default_factory=list)
-    _version: str = ""
     _invites: dict[str, m.Invite] = field(default_factory=dict)
-    _sources: dict[int, tuple[str, m.Join]] = field(default_factory=dict)
     _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
     _at: dict[str, str] = field(default_factory=dict)
     """Where each process was invited last, by its uid."""
@@ -120,6 +121,10 @@ class Invitations:
     connection, that they are busy elsewhere."""
     _order: dict[str, str] = field(default_factory=dict)
     """Where those listen that are busy, by the address at which they are invited."""
+    _sources: SourceArrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sources = SourceArrivals(self.members, self.mailbox, self.invitees, self.reached)
 
     def gather(self, myself: m.Join) -> None:
         """Fill in the members: rank 0 itself, the other sources, holders, sinks.
@@ -135,8 +140,7 @@ class Invitations:
         everybody = (*self.invitees.holders, *self.invitees.sinks)
 
         self.mailbox.bring_back()
-        self._version = version
-        self._sources[0] = self.mailbox.address, myself
+        self._sources.begin(myself)
         self.reached.extend(everybody)
         self.members.nonces.update(self.welcomes.take(everybody))
         for address in everybody:
@@ -155,7 +159,7 @@ class Invitations:
         self.invitees.announce()
         known_now = self.meanwhile()
         if known_now is not None:
-            self._sources[0] = self.mailbox.address, known_now
+            self._sources.begin(known_now)
         deadline = time.monotonic() + self.config.join_timeout
         began = time.monotonic()
         ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
@@ -168,7 +172,7 @@ class Invitations:
                 self._give_back_those_behind()
             now = time.monotonic()
             if now > ask_again:
-                self._check_sources()
+                self._sources.check_absent()
                 self._check_sinks()
                 for address in self._due_again():
                     self._invite(address)
@@ -180,7 +184,7 @@ class Invitations:
             if now > tell:
                 if deadline - now > 1:
                     missing = [self._busy.get(address, address) for address in self._missing()]
-                    why = f"; {self.invitees.expectation}" if len(self._sources) < self.invitees.sources else ""
+                    why = f"; {self.invitees.expectation}" if self._sources.missing else ""
                     logger.warning("waiting up to %.0f s more for %s%s", deadline - now, ", ".join(missing), why)
                 tell = float("inf")
             if self._enough():
@@ -201,7 +205,7 @@ class Invitations:
                 nonces[address] = nonce
                 self._invite(address)
             case m.Join(role=Role.SOURCE, invited=""):
-                self._admit_source(sender, message)
+                self._sources.admit(sender, message)
             case m.Join(update=name) if name == update:
                 if not message.nonce or message.nonce != nonces.get(message.invited):
                     self.mailbox.refuse(f"nobody has invited {message.label}", name)
@@ -222,15 +226,13 @@ class Invitations:
                 self._busy[address], self._order[address] = reason, sender
                 self._given_back.pop(address, None)
             case m.Aborted(update=""):
-                self._withdraw_source(sender, message)
+                self._sources.withdraw(sender, message)
             case m.Aborted(update=name) if name == update and sender in self._let_go:
                 self._let_go.discard(sender)
             case m.Aborted(update=name, reason=reason) if name == update:
                 self._leave_out(sender, reason)
-            case m.Absent(rank=rank, version=version, reason=reason) if (
-                reason and version in ("", self._version) and self._speaks_for(sender, rank)
-            ):
-                raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
+            case m.Absent():
+                self._sources.check_notice(sender, message)
             case Refused(about=about, reason=reason) if sender in self._invites and about in ("", update):
                 raise MessageError(f"{sender} could not be talked to: {reason}")
             case m.Failed(update=name) if name == update:
@@ -276,46 +278,6 @@ class Invitations:
         heard = self._invited.keys() | self._busy.keys() | self._given_back.keys() | self._out.keys()
         return [address for address in self._invites if address not in heard]
 
-    def _speaks_for(self, sender: str, rank: int) -> bool:
-        """Whether it can be that source rank, as far as is known."""
-        return 0 < rank < self.invitees.sources and (rank not in self._sources or self._sources[rank][0] == sender)
-
-    def _admit_source(self, sender: str, join: m.Join) -> None:
-        """Another source has come by itself: it gets its rank, unless that is nobody's, or another's that lives."""
-        if join.manifest is not None and (given_up := join.manifest.version) in self.invitees.given_up:
-            self.mailbox.refuse(f"the update to '{given_up}' was given up", given_up)
-            return
-        if join.manifest is not None and (other := join.manifest.version) != self._version:
-            self.mailbox.keep_for_later()
-            raise JoinError(
-                f"source rank {join.rank} has asked for '{other}', and this rank for '{self._version}'; have all "
-                "source ranks make the same calls in the same order"
-            )
-        reason = ""
-        if not 0 < join.rank < self.invitees.sources:
-            reason = (
-                f"there are {self.invitees.sources} sources, and rank {join.rank} is none of those that join rank 0"
-            )
-        elif join.rank in self._sources and self._sources[join.rank][1].uid != join.uid:
-            with suppress(PeerLostError):
-                self.mailbox.check_alive([self._sources[join.rank][0]])
-                reason = f"another process is source rank {join.rank} already"
-        if reason:
-            self.mailbox.refuse(reason, join.update)
-            return
-        self._sources[join.rank] = sender, join
-        self.members.nonces[sender] = join.nonce
-        self.reached.append(sender)
-        self.mailbox.watch(sender)
-
-    def _withdraw_source(self, sender: str, aborted: m.Aborted) -> None:
-        """Another source that has come leaves. Where it had come for another version, it may come again for this."""
-        for rank, (address, join) in list(self._sources.items()):
-            if (address, join.nonce) == (sender, aborted.nonce):
-                del self._sources[rank]
-                if join.manifest is not None and join.manifest.version == self._version:
-                    raise JoinError(f"source rank {rank} takes no part in the update: {aborted.reason}")
-
     def _leave_out(self, sender: str, reason: str) -> None:
         """Somebody that had come has left: a holder is left out, and nobody else."""
         address = next((invited for invited, (address, _) in self._invited.items() if address == sender), sender)
@@ -323,16 +285,6 @@ class Invitations:
             raise JoinError(f"{address} has left while others were waited for: {reason}")
         self._invited.pop(address, None)
         self._out[address] = reason
-
-    def _check_sources(self) -> None:
-        """
-        Raises:
-            JoinError: a source rank that is waited for does not come.
-        """
-        if len(self._sources) < self.invitees.sources:
-            for rank, reason in self.invitees.absent().items():
-                if rank not in self._sources:
-                    raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
 
     def _check_sinks(self) -> None:
         """
@@ -345,14 +297,14 @@ class Invitations:
     @property
     def _complete(self) -> bool:
         """Whether nobody is waited for. It is asked after each message, and looks no further than to the first."""
-        if len(self._sources) < self.invitees.sources:
+        if self._sources.missing:
             return False
         awaited = chain(self.invitees.sinks, self.invitees.holders)
         return all(address in self._invited or address in self._out for address in awaited)
 
     def _missing(self) -> list[str]:
         """Who is still waited for, by address."""
-        missing = [f"source rank {rank}" for rank in range(self.invitees.sources) if rank not in self._sources]
+        missing = [f"source rank {rank}" for rank in self._sources.missing]
         awaited = (*self.invitees.sinks, *self.invitees.holders)
         return missing + [address for address in awaited if address not in self._invited and address not in self._out]
 
@@ -376,7 +328,7 @@ class Invitations:
         cure = "is it running, and is the address right?" if silent else "update again when that has ended"
         if silent and any(address.startswith("tcp") for address in missing):
             cure = "is it running, is the address right, and is the secret_file the same there?"
-        if len(self._sources) < self.invitees.sources:
+        if self._sources.missing:
             cure = self.invitees.expectation
         raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; {cure}")
 
@@ -389,7 +341,7 @@ class Invitations:
                 f"no holder can serve this version ({reasons}); start one with 'ckpt-transport serve', and use the "
                 "file that it writes"
             )
-        came = [self._sources[rank] for rank in range(invitees.sources)]
+        came = self._sources.in_order()
         came += [self._invited[address] for address in (*holders, *invitees.sinks)]
         for address, join in came:
             self.members.admit(address, join)

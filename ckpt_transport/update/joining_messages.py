@@ -28,6 +28,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         routes: names of the routes that the member has kept open.
         rank: of a source among the sources; -1 for who is invited.
         manifest: what a source holds; None from a sink.
+        asked: what the caller of a source rank has asked for besides the version, by option, in words.
         engine: the name that ranks of one engine share; empty when the engine has one rank.
         whole_tensors, keeps_tensors: as :class:`~ckpt_transport.engine.Engine` says.
         devices: UUIDs of the GPUs that the member can use.
@@ -59,6 +60,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     routes: tuple[str, ...] = ()
     rank: int = -1
     manifest: Manifest | None = None
+    asked: dict[str, str] = msgspec.field(default_factory=dict)
     engine: str = ""
     whole_tensors: bool = False
     keeps_tensors: bool = False
