@@ -100,8 +100,11 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     def why_not_staged(self) -> str:
         """Why the next version cannot be loaded into other memory than the module's; empty when it can."""
         recorded = self.recorded
+        if self._attempt is None:
+            return NOT_YET
         if recorded is None or recorded.refusal:
-            return "its loader has to load, which it does in place" if self._attempt else NOT_YET
+            why = self._attempt.refusal if recorded is None else recorded.refusal
+            return f"its loader has to load, which it does in place: {why}"
         if self._verify_always:
             return "each replay is compared with the loader, which loads in place"
         if not recorded.verified or not self._is_current():

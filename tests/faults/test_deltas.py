@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateError
+from tests import computed
 from tests.fleet import SinkSpec, fleet, weights
 from tests.injection import Fault
 from tests.multiprocess.test_delta_sinks import some_changed
 from tests.patience import SWIFT
 
 DELTAS: dict[str, Any] = {**SWIFT, "delta": "on", "commit": "auto"}
+
+
+class Case(NamedTuple):
+    """A sink, a checkpoint by its seed, and what the sink serves of one."""
+
+    sink: SinkSpec
+    weights: Callable[[int], dict[str, torch.Tensor]]
+    served: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+NAMED = Case(SinkSpec(settings=SWIFT), weights, dict)
+COMPUTED = Case(
+    SinkSpec(settings=SWIFT, make=computed.rank_of, loader=computed.loader), computed.weights_of, computed.served_of
+)
 
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
@@ -27,13 +45,14 @@ pytestmark = pytest.mark.usefixtures("dead_are_swept")
     ],
     ids=["staged", "applied", "committed"],
 )
+@pytest.mark.parametrize("case", [NAMED, COMPUTED], ids=["all by elements", "a module whole"])
 def test_given_a_sink_that_dies_in_a_delta_then_the_other_serves_one_version_and_takes_the_next(
-    fault: Fault, is_served: bool
+    case: Case, fault: Fault, is_served: bool
 ) -> None:
-    old = weights(2)
+    old = case.weights(2)
     new, newest = some_changed(old, 1), some_changed(old, 2)
     with (
-        fleet(SinkSpec(settings=SWIFT), SinkSpec(settings=SWIFT, fault=fault)) as (lives, dies),
+        fleet(case.sink, replace(case.sink, fault=fault)) as (lives, dies),
         ParameterServer(Config.load(**DELTAS)) as server,
     ):
         both = [lives.address, dies.address]
@@ -48,6 +67,6 @@ def test_given_a_sink_that_dies_in_a_delta_then_the_other_serves_one_version_and
         assert dies.dies()
         state = lives.state()
         assert (state.version, state.tainted, state.served) == ("new" if is_served else "old", "", "")
-        assert state.holds(new if is_served else old)
+        assert state.holds(case.served(new if is_served else old))
         server.publish("newest", newest, [lives.address])
-        assert lives.state().holds(newest)
+        assert lives.state().holds(case.served(newest))

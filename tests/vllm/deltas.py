@@ -1,10 +1,10 @@
 """A vLLM in this process takes a delta and takes it back; both ways it answers as after a full update of all bytes.
 
 On CPUs vLLM packs the weights of linear layers, unless it was built without oneDNN. With ``--packed`` it packs those
-whose names end so, and these come whole beside the delta. With ``--fp8`` both versions are made of BF16 weights, with a
-scale for each block.
+whose names end so, and these come whole beside the delta. With ``--fp8`` both versions are made of BF16 weights in a
+mode of ``fp8_checkpoints.py``, as with a scale for each block.
 
-Usage: ``python -m tests.vllm.deltas [--family NAME] [--packed ENDING] [--fp8]``.
+Usage: ``python -m tests.vllm.deltas [--family NAME] [--packed ENDING] [--fp8 MODE]``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check(updated: Updated, expected: tuple[Answers, Products]) -> None:
 def main(
     family: Annotated[str, typer.Option(help="Of the model.")] = "qwen3",
     packed: Annotated[str, typer.Option(help="Let vLLM pack linear layers whose names end so.")] = NOTHING,
-    fp8: Annotated[bool, typer.Option(help="Serve FP8.")] = False,
+    fp8: Annotated[str, typer.Option(help="Serve FP8 of this mode.")] = "",
 ) -> None:
     """Check a delta."""
     os.environ.update(ENVIRONMENT)
@@ -56,7 +56,7 @@ def main(
         old, new = changed(one, other)
         if fp8:
             cpu_fp8.register()
-            one, other = (write_quantized(each, each.with_suffix(".fp8"), "block") for each in (one, other))
+            one, other = (write_quantized(each, each.with_suffix(".fp8"), fp8) for each in (one, other))
             old, new = (load_file(each / FILE) for each in (one, other))
         specs = specs_of(one)
         updated = Updated(one)

@@ -11,7 +11,7 @@ def test_given_weights_where_kernels_read_them_then_a_delta_is_exchanged_and_tak
 
 
 def test_given_experts_of_fp8_then_codes_and_scales_are_exchanged_where_kernels_read_them() -> None:
-    said = output_of("tests.vllm.deltas", "--fp8", "--family", "moe").splitlines()
+    said = output_of("tests.vllm.deltas", "--fp8", "block", "--family", "moe").splitlines()
     assert any("elements that differ from those of 'one', and taken back" in line for line in said), said
 
 
