@@ -21,8 +21,8 @@ TOGETHER = 8 << 30
 """So many bytes are compared together on a GPU, which has a bit for each of their elements meanwhile."""
 TOGETHER_ON_HOST = 256 << 20
 """On the host, which keeps what differs in them until it is encoded."""
-MADE_TOGETHER = 512 << 20
-"""Of bytes that are made for that."""
+MADE_TOGETHER = 2 << 30
+"""Of bytes that are made for that, from the first to the last of them."""
 SMALL_BYTES = 1 << 16
 """A tensor that is no larger goes into the range before it, whatever its type, where that has smaller elements."""
 
@@ -142,7 +142,7 @@ def find_differences(
     for group in _together(ranges, new):
         check()
         olds = [base[each.extent].tensor[each.offset : each.offset + each.nbytes] for each in group]
-        nows = [new[each.extent].part(each.offset, each.nbytes) for each in group]
+        nows = new[group[0].extent].parts([(each.offset, each.nbytes) for each in group])
         encoded = encode_each(olds, nows, group[0].unit, most)
         if encoded is None:
             return None
@@ -154,24 +154,22 @@ def find_differences(
 
 
 def _together(ranges: Sequence[DeltaRange], new: Sequence[ComparedBytes]) -> Iterable[Sequence[DeltaRange]]:
-    """Ranges that are compared together, one at least."""
+    """Ranges that are compared together, one at least, of elements of one size in one extent."""
     group: list[DeltaRange] = []
-    nbytes = 0
     for each in ranges:
-        device = new[each.extent].device
-        alike = bool(group) and (each.unit, device) == (group[0].unit, new[group[0].extent].device)
-        room = _room(new[each.extent]) - nbytes
-        if group and not (alike and each.nbytes <= room):
+        if group and not (
+            (each.unit, each.extent) == (group[0].unit, group[0].extent)
+            and each.offset + each.nbytes - group[0].offset <= _most_together(new[each.extent])
+        ):
             yield group
-            group, nbytes = [], 0
+            group = []
         group.append(each)
-        nbytes += each.nbytes
     if group:
         yield group
 
 
-def _room(some: ComparedBytes) -> int:
-    """Bytes of them that are compared together."""
+def _most_together(some: ComparedBytes) -> int:
+    """Bytes from the first to the last of those that are compared together."""
     most = TOGETHER_ON_HOST if some.device.type == "cpu" else TOGETHER
     return min(most, MADE_TOGETHER) if isinstance(some, MadeBytes) else most
 
@@ -179,8 +177,8 @@ def _room(some: ComparedBytes) -> int:
 def _one_element(first: DeltaRange, new: Sequence[ComparedBytes]) -> Difference:
     """One that has not changed, so that a version is brought that is the same as its base."""
     only = first._replace(nbytes=first.unit)
-    raw = new[only.extent].part(only.offset, only.nbytes).clone()
-    return Difference(only, Encoded(DeltaForm.WHOLE, 1, raw))
+    (raw,) = new[only.extent].parts([(only.offset, only.nbytes)])
+    return Difference(only, Encoded(DeltaForm.WHOLE, 1, raw.clone()))
 
 
 def delta_manifest(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ckpt_transport.memory import Backing, Buffer
+
+Part = tuple[int, int]
+"""Where bytes start in an extent, and how many there are."""
 
 
 class MadeBytes:
@@ -18,11 +23,15 @@ class MadeBytes:
     def __init__(self, backing: Backing, device: torch.device) -> None:
         self._backing, self.device = backing, device
 
-    def part(self, offset: int, nbytes: int) -> torch.Tensor:
-        """So many bytes from ``offset`` on: uint8, on a GPU in the order of its current stream."""
-        made = torch.zeros(nbytes, dtype=torch.uint8, device=self.device)
-        self._backing.fill(made, offset)
-        return made
+    def parts(self, wanted: Sequence[Part]) -> list[torch.Tensor]:
+        """Parts that ascend and lie close together, made at once: uint8, on a GPU in the order of its current stream.
+
+        It takes memory for all from the first byte to the last.
+        """
+        start, (last, nbytes) = wanted[0][0], wanted[-1]
+        made = torch.zeros(last + nbytes - start, dtype=torch.uint8, device=self.device)
+        self._backing.fill(made, start)
+        return [made[offset - start : offset - start + nbytes] for offset, nbytes in wanted]
 
 
 class CopiedBytes:
@@ -35,8 +44,9 @@ class CopiedBytes:
     def __init__(self, buffer: Buffer) -> None:
         self._raw, self.device = buffer.tensor, buffer.tensor.device
 
-    def part(self, offset: int, nbytes: int) -> torch.Tensor:
-        return self._raw[offset : offset + nbytes]
+    def parts(self, wanted: Sequence[Part]) -> list[torch.Tensor]:
+        """Views of parts."""
+        return [self._raw[offset : offset + nbytes] for offset, nbytes in wanted]
 
 
 ComparedBytes = MadeBytes | CopiedBytes

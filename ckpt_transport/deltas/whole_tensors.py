@@ -72,7 +72,7 @@ def find_what_is_sent(
 
 
 def _all_of(where: DeltaRange, new: Sequence[ComparedBytes]) -> Difference:
-    raw = new[where.extent].part(where.offset, where.nbytes)
+    (raw,) = new[where.extent].parts([(where.offset, where.nbytes)])
     return Difference(where, Encoded(DeltaForm.WHOLE, where.nbytes // where.unit, raw))
 
 
