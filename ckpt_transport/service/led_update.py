@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
-from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
+from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Manifest
@@ -153,17 +153,8 @@ class FollowedStaged:
         self._member, self._ended = member, ended
 
     def stage(self) -> None:
-        """Follow rank 0 until it waits for the commit.
-
-        Raises:
-            UsageError: rank 0 does not let it wait.
-        """
-        member = self._member
-        member.stage()
-        if member.committed:
-            raise UsageError(
-                f"source rank 0 has called update('{member.version}'), and this rank stage('{member.version}')"
-            )
+        """Follow rank 0 until it waits for the commit."""
+        self._member.stage()
 
     def commit(self, before_hold: Callable[[], None] | None) -> None:
         """Follow rank 0 to the end."""

@@ -202,6 +202,7 @@ class ParameterServer:
 
         Raises:
             UpdateAbortedError: it failed and every sink still serves its old version.
+            JoinError: the same, on a rank above 0: rank 0 does not bring this version, or not with these options.
             SupersededError: the same, because a newer update has taken its place.
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
@@ -239,9 +240,9 @@ class ParameterServer:
         Returns: what commits it, or drops it.
 
         Raises:
-            UpdateAbortedError, SupersededError, StoreError, ConfigError, KeyboardInterrupt: as :meth:`update`; also
-                where a sink cannot stage a version.
-            UsageError: as :meth:`update`; or source rank 0 has called ``update``.
+            UpdateAbortedError, SupersededError, JoinError, StoreError, ConfigError, KeyboardInterrupt: as
+                :meth:`update`; also where a sink cannot stage a version.
+            UsageError: as :meth:`update`.
         """
 
         def stage(turn: Turn) -> StagedJob:

@@ -242,8 +242,6 @@ class SourceRank:
             version, versions, holds, options: as those of :meth:`follow`.
             job: goes on with it.
             ended: as that of :class:`FollowedStaged`.
-
-        Raises: as :meth:`FollowedStaged.stage`.
         """
         with self._taking_part(version):
             job.stage(FollowedStaged(self._member(version, versions, holds, options), ended))
