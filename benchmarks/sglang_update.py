@@ -8,8 +8,8 @@ Ours is timed twice: from the trainer's tensors, lent where they lie, as ``publi
 registered already, as files are written already. Both once more with ``integrity = "never"``, because SGLang's ways
 compare no digests of what arrives. In its turn each way brings the first of two versions, the second, and the first
 again, which completions confirm, and the last counts: a job has one way, and keeps from one update to the next what
-that needs, as sinks keep mappings of pools. The first turns are not counted. Needs SGLang: ``make bench-sglang``. Where
-there is a GPU, SGLang and the trainer's tensors are on it.
+that needs, as sinks keep mappings of pools. All keep their connections. The first turns are not counted. Needs
+SGLang: ``make bench-sglang``. Where there is a GPU, SGLang and the trainer's tensors are on it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
+import httpx
 import torch
 import typer
 from safetensors.torch import load_file
 
 from benchmarks._report import Row, report
 from ckpt_transport import Config, FleetReport, ParameterServer
+from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_sglang import SglangFleet
 from tests.support.sglang_server import SglangServe
 
@@ -55,9 +57,10 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
         tensors = {seed: load_file(directories[seed] / "model.safetensors", DEVICE) for seed in SEEDS}
         nbytes = sum(tensor.nbytes for tensor in tensors[SEEDS[0]].values())
         engine = stack.enter_context(SglangServe(directories[SEEDS[0]], Path(folder) / "sglang.log")).wait()
+        client = stack.enter_context(client_of(engine.url, CALL_SECONDS))
         ways: dict[str, Way] = {
-            "from_tensor": lambda seed: from_tensor(engine, tensors[seed]),
-            "from_disk": lambda seed: from_disk(engine, directories[seed]),
+            "from_tensor": lambda seed: from_tensor(client, tensors[seed]),
+            "from_disk": lambda seed: from_disk(client, directories[seed]),
         }
         for integrity in INTEGRITY:
             config = Config.load(transport=TRANSPORT, integrity=integrity)
@@ -138,21 +141,25 @@ def _in_words(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {each * 1e3:.0f} ms" for name, each in seconds.items())
 
 
-def from_tensor(engine: SglangServe, tensors: Mapping[str, torch.Tensor]) -> None:
+def from_tensor(client: httpx.Client, tensors: Mapping[str, torch.Tensor]) -> None:
     """Update by handing tensors over."""
     from sglang.srt.utils import MultiprocessingSerializer
 
     share: Callable[[str], None] = torch.multiprocessing.set_sharing_strategy
     share("file_system")  # descriptors are handed to one's own children only
     handed = MultiprocessingSerializer.serialize(list(tensors.items()), output_str=True)
-    engine.ask("POST", "/begin_weight_update", {})
-    engine.ask("POST", "/update_weights_from_tensor", {"serialized_named_tensors": [handed]}, CALL_SECONDS)
-    engine.ask("POST", "/end_weight_update", {})
+    _post(client, "/begin_weight_update", {})
+    _post(client, "/update_weights_from_tensor", {"serialized_named_tensors": [handed]})
+    _post(client, "/end_weight_update", {})
 
 
-def from_disk(engine: SglangServe, directory: Path) -> None:
+def from_disk(client: httpx.Client, directory: Path) -> None:
     """Update from files."""
-    engine.ask("POST", "/update_weights_from_disk", {"model_path": str(directory)}, CALL_SECONDS)
+    _post(client, "/update_weights_from_disk", {"model_path": str(directory)})
+
+
+def _post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> None:
+    client.post(path, json=body).raise_for_status()
 
 
 def _in_turns(engine: SglangServe, ways: Mapping[str, Way], rounds: int) -> dict[str, list[Round]]:

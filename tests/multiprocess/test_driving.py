@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -344,3 +345,37 @@ def test_given_two_threads_when_both_update_by_one_fleet_then_they_take_turns(
         assert serves(engine, 2) or serves(engine, 3)
     with pytest.raises(UsageError, match="this VllmFleet was closed"):
         fleet.versions()
+
+
+class Restarting(StubServer):
+    """Its workers cannot be asked so many times."""
+
+    refuses = 0
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        if path == "/collective_rpc" and self.refuses:
+            self.refuses -= 1
+            return {"results": [{"error": "it starts again"}]}
+        return super().post(path, body)
+
+
+def test_given_an_engine_that_is_known_and_starts_again_then_it_is_asked_once_more_when_it_serves(
+    config: Config,
+) -> None:
+    with (
+        Restarting(config) as engine,
+        ParameterServer(config) as server,
+        VllmFleet(urls([engine]), config) as fleet,
+    ):
+        for version in (2, 3):
+            server.register(f"v{version}", tensors=WEIGHTS[version])
+        fleet.update(server, "v2")
+        engine.refuses = 1
+        done = fleet.update(server, "v3")
+        assert done is not None
+        assert done.problems == ()
+        assert serves(engine, 3)
+        engine.refuses = 2
+        with pytest.raises(EngineError, match="it starts again"):
+            fleet.update(server, "v2")
+        assert serves(engine, 3)
