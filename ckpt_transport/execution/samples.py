@@ -116,7 +116,7 @@ class RunSample(Sample[Part]):
     def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[Part]) -> torch.Tensor:
         if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
             return digest_of_runs(plan, name, runs, lambda: places)
-        return digest([part_of(runs, *place) for place in places])
+        return digest([part_of(runs, *place) for place in (joined(places) if len(runs) == 1 else places)])
 
 
 class SliceSample(Sample[StridedRange]):
@@ -142,6 +142,21 @@ class SliceSample(Sample[StridedRange]):
 
 
 AnySample = RunSample | SliceSample
+
+
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """The same bytes as fewer runs, with the same digest: the next run begins a page of its own where one ends with it.
+
+    Tensors of a model mostly are whole pages.
+    """
+    found: list[Part] = []
+    for at, nbytes in parts:
+        start, before = found[-1] if found else (0, 1)
+        if start + before == at and before % PAGE_BYTES == 0:
+            found[-1] = start, before + nbytes
+        else:
+            found.append((at, nbytes))
+    return found
 
 
 class Samples:
