@@ -129,8 +129,7 @@ class Sink(Listener):
         return f"{self.label}: {why}" if why else ""
 
     def _base_served(self, asked: q.AskBase) -> q.BaseServed:
-        why = self._objection_to_delta(asked)
-        if why:
+        if why := self._objection_to_delta(asked):
             return q.BaseServed(self.label, why)
         elements = self._engine.served_elements()
         return q.BaseServed(self.label, "", self._maps.share(elements), tuple(elements.whole))
@@ -214,6 +213,7 @@ class Sink(Listener):
         if follower is None or not follower.staged or not self.config.keep_previous or self.tainted:
             self._kept.forget()
             self._engine.drop_staged()
+            self._taking.drop_staged()
         elif follower.restores:
             self._kept.went_back(self.version, by)
         else:

@@ -275,6 +275,10 @@ class DeltaEngine(Engine):
         whole = 0 if self._staged is None else self._staged.nbytes
         return sum(exchange.nbytes for exchange in self._exchanges) + self._beside + whole
 
+    def drop_staged(self) -> None:
+        """Nobody goes back: give the memory of modules back. What elements were stays, by which a digest follows."""
+        self._staged = None
+
     @property
     def count(self) -> int:
         """How many elements are exchanged."""

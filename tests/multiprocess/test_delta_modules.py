@@ -63,6 +63,17 @@ def test_given_a_module_that_the_loader_computes_then_it_comes_whole_and_the_res
             assert sink.state().holds(computed.served_of(expected))
 
 
+def test_given_no_step_that_is_kept_then_deltas_come_all_the_same() -> None:
+    spec = SinkSpec(make=computed.rank_of, loader=computed.loader, settings={"keep_previous": 0})
+    with fleet(spec) as (sink,), ParameterServer(Config.load(**DELTAS, transport="gloo")) as server:
+        step = computed.weights_of(1)
+        server.publish("step-0", step, [sink.address])
+        for number in (1, 2):
+            step = some_changed(step, number)
+            delta_of(server.publish(f"step-{number}", step, [sink.address]), f"step-{number - 1}")
+            assert sink.state().holds(computed.served_of(step))
+
+
 def test_given_several_steps_that_are_kept_then_each_is_taken_back_with_what_came_whole() -> None:
     spec = SinkSpec(make=computed.rank_of, loader=computed.loader, settings={"keep_previous": 3})
     with fleet(spec) as (sink,), ParameterServer(Config.load(**DELTAS, transport="gloo")) as server:
