@@ -77,7 +77,7 @@ class Pools:
                 return self._populated(Buffer.of(Segment.create(nbytes)))
             except SharedMemoryError as error:
                 if self._kind is MemoryKind.SHARED:
-                    raise
+                    raise SharedMemoryError(f"{error}; or set pool to 'auto' or 'private'") from error
                 if (free := free_on_host()) < nbytes:
                     raise SharedMemoryError(f"{error}; nor has the host's memory, with {free:,} bytes free") from error
                 logger.warning("the version is kept in private memory, and sent from copies of its parts: %s", error)

@@ -209,5 +209,5 @@ def _full(wanted: int, free: int) -> SharedMemoryError:
     return SharedMemoryError(
         f"/dev/shm has {free:,} bytes free and {wanted:,} are needed; start the container with --ipc=host or "
         "--shm-size (in Kubernetes an emptyDir of medium Memory at /dev/shm), mount -o remount,size=... a larger one, "
-        "unregister an older version, or set pool to 'private'"
+        "or unregister an older version"
     )

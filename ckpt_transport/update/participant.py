@@ -209,7 +209,8 @@ class Participant:
             for number, extent in extents.items()
             if extent.kind is not MemoryKind.SCATTERED
         }
-        descriptors, ring = self._table.lend(schedule, self._names, lendable)
+        with self._plans.taking_slots(lambda: self._table.shared_slots):
+            descriptors, ring = self._table.lend(schedule, self._names, lendable)
         self._digests = self._new_digests(schedule, extents)
         self._sources = FillMemory(extents, None if ring is None else ring.tensor, self._digests.filled)
         return descriptors

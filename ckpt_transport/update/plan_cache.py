@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from ckpt_transport.decoding import UNREADABLE
-from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.errors import PlanMismatchError, SharedMemoryError
 from ckpt_transport.execution import RankSchedule
 from ckpt_transport.memory import CPU, default_budget, free_shared_memory
 from ckpt_transport.planning import (
@@ -41,6 +42,7 @@ class PlanCache:
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._shared_budget: int | None = None
+        self._shared_slots = 0
         self._plan: Plan | None = None
         self._made_from: object = None
         self._schedule: RankSchedule | None = None
@@ -59,11 +61,34 @@ class PlanCache:
         return self._budget
 
     def shared_budget(self) -> int:
-        """How many bytes of the budget of this host may be shared memory. It is found out once, as that is."""
-        if self._shared_budget is None:
-            free = free_shared_memory()
-            self._shared_budget = free if free < self.budget() else NO_LIMIT
-        return self._shared_budget
+        """How many bytes of the budget of this host may be shared memory.
+
+        It is kept as long as about as much is there, for the sake of plans. Others take shared memory, too, and give it
+        back: it is found out anew when there is less than half of it, or more than twice as much.
+        """
+        budget, has = self.budget(), free_shared_memory() + self._shared_slots
+        known = self._shared_budget
+        if known is None or not min(known, budget) <= 2 * has <= 4 * min(known, budget):
+            known = self._shared_budget = has if has < budget else NO_LIMIT
+        return known
+
+    @contextmanager
+    def taking_slots(self, shared: Callable[[], int]) -> Iterator[None]:
+        """The block takes memory for slots. What it lacks of shared memory, the next update does without.
+
+        Args:
+            shared: how many bytes of shared memory all slots have afterwards.
+
+        Raises:
+            SharedMemoryError: others have taken it since :meth:`shared_budget` was found out.
+        """
+        try:
+            yield
+        except SharedMemoryError as error:
+            self._shared_budget = None
+            raise SharedMemoryError(f"{error}; the next update makes do with what is free then") from error
+        finally:
+            self._shared_slots = shared()
 
     @property
     def shape(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.execution import Lent, LentKind, RankSchedule, RouteAttachment
-from ckpt_transport.memory import Backing, Buffer, Lendable
+from ckpt_transport.memory import Backing, Buffer, Lendable, MemoryKind
 from ckpt_transport.planning import Plan, RingUse
 from ckpt_transport.planning.values.plan import Route
 from ckpt_transport.transports.interface import Descriptor, Group, Transport
@@ -94,6 +94,11 @@ class RouteTable:
     def names(self) -> tuple[str, ...]:
         """The routes that are open."""
         return tuple(self._open)
+
+    @property
+    def shared_slots(self) -> int:
+        """Bytes of shared memory that slots have."""
+        return sum(ring.nbytes for ring in self._rings.values() if ring.kind is MemoryKind.SHARED)
 
     def has_all(self, schedule: RankSchedule, names: Sequence[str]) -> bool:
         """Whether all routes of the schedule are open."""

@@ -178,7 +178,7 @@ def test_given_a_file_that_somebody_else_keeps_in_shared_memory_then_it_is_not_m
 
 def test_given_too_little_shared_memory_then_the_error_says_how_much_there_is() -> None:
     wanted = free_shared_memory() + (1 << 40)
-    with pytest.raises(SharedMemoryError, match=rf"bytes free and {wanted:,} are needed.*pool to 'private'"):
+    with pytest.raises(SharedMemoryError, match=rf"bytes free and {wanted:,} are needed.*--shm-size"):
         Segment.create(wanted)
 
 
