@@ -35,7 +35,7 @@ class SglangFleet(EngineFleet[SglangServer]):
     ) -> None:
         if draft:
             raise ConfigError("draft models of SGLang are not updated: restart it to change what it speculates with")
-        config = config if config is not None else Config.load()
+        config = Config.given(config)
         servers = [SglangServer(url, config.api_key_file) for url in endpoints]
         super().__init__(servers, config, pause, patience)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
 
-from ckpt_transport import Config, Gate, Sink
+from ckpt_transport import Config, ConfigError, Gate, Sink
 from ckpt_transport.spi import Loader, TensorSpec, describe, specs_of, uninterrupted
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
@@ -96,12 +97,15 @@ def attach(
 
     Raises:
         CheckpointError: ``warm`` is no checkpoint, and no mapping of tensors.
-        ConfigError: the address cannot be had, or a setting is wrong.
+        ConfigError: the address cannot be had, or a setting or an argument is wrong.
         ControlError: somebody else listens there.
         UnwritableError: a tensor of the module cannot be written in place; names it, why, and the cure.
         UsageError: the module is attached already.
     """
-    config = Config.load() if config is None else config
+    config = Config.given(config)
+    _check_texts(engine=engine)
+    if loader is not None and not callable(loader):
+        raise ConfigError(f"loader is {loader!r}; give a function that takes pairs of name and tensor")
 
     def make(named: str) -> ModuleEngine:
         if loader is None:
@@ -130,8 +134,11 @@ def attach_engine(
 
     Raises: as :func:`attach`, and what ``make`` raises.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise ConfigError(f"{reprlib.repr(module)} is no torch.nn.Module; give the module that serves")
+    _check_texts(address=address, version=version, label=label)
     label = label or f"{type(module).__name__} in process {os.getpid()}"
-    config = Config.load() if config is None else config
+    config = Config.given(config)
     refuse_attached(module)
     specs = None if warm is None else _specs_of(warm)
     module_engine = make(label)
@@ -153,7 +160,15 @@ def attach_engine(
         raise
 
 
+def _check_texts(**given: object) -> None:
+    for name, text in given.items():
+        if not isinstance(text, str) or not text.isprintable():
+            raise ConfigError(f"{name} is {reprlib.repr(text)}; give a text of printable characters")
+
+
 def _specs_of(warm: Path | Mapping[str, torch.Tensor]) -> Sequence[TensorSpec]:
     if isinstance(warm, Mapping):
         return describe(warm)
+    if not isinstance(warm, str | Path):
+        raise ConfigError(f"warm is {reprlib.repr(warm)}; give tensors by name, or the directory of a checkpoint")
     return specs_of(Path(warm))

@@ -46,7 +46,7 @@ def attach(
             place; names it, and the cure.
         CheckpointError, ConfigError, ControlError: as :func:`ckpt_transport_torch.attach`.
     """
-    config = Config.load() if config is None else config
+    config = Config.given(config)
     is_parallel = is_sharded(model)
     if is_parallel != bool(engine):
         raise ConfigError(

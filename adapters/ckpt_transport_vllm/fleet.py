@@ -43,7 +43,7 @@ class VllmFleet(EngineFleet[VllmControl]):
         draft: bool = False,
         patience: float | None = None,
     ) -> None:
-        config = config if config is not None else Config.load()
+        config = Config.given(config)
         engines = [_reach(each, config) for each in endpoints]
         handles = [each for each in engines if isinstance(each, VllmHandle)]
         for number, handle in enumerate(handles):

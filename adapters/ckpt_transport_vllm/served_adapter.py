@@ -39,7 +39,7 @@ class ServedAdapter:
         if not endpoints:
             raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
         _check_name("an adapter", name)
-        config = config if config is not None else Config.load()
+        config = Config.given(config)
         self.name, self.version = name, ""
         self._folder, self._timeout = Path(folder), config.update_timeout
         self._servers = [VllmServer(url, config.api_key_file) for url in endpoints]

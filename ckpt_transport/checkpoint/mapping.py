@@ -18,6 +18,7 @@ from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors
 from ckpt_transport.checkpoint.rules import RULE_NAMES, AnyRule, Split
 from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import CheckpointError, ConfigError
+from ckpt_transport.paths import path_of
 from ckpt_transport.planning.values.manifest import Conversion
 
 
@@ -50,7 +51,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ConfigError: the file cannot be read, or says something that is no rule.
         """
         try:
-            return msgspec.toml.decode(path.read_bytes(), type=prepared(cls))
+            return msgspec.toml.decode(path_of(path, ConfigError).read_bytes(), type=prepared(cls))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -23,9 +23,10 @@ from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pair
 from ckpt_transport.checkpoint.stored_version import StoredVersion
 from ckpt_transport.checkpoint.version_maker import VersionMaker
 from ckpt_transport.checkpoint.version_request import VersionRequest
-from ckpt_transport.errors import ConfigError, StoreError
+from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Buffer, MemoryKind, free_on_host, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
+from ckpt_transport.paths import path_of, paths_of
 
 
 class Lease:
@@ -156,9 +157,9 @@ class Store:
                     stored = self._maker.copy(asked, tensors)
                 else:
                     found = (
-                        from_directory(Path(directory))
+                        from_directory(path_of(directory, CheckpointError))
                         if directory is not None
-                        else from_files([Path(path) for path in files or ()])
+                        else from_files(paths_of(files, CheckpointError))
                     )
                     stored = self._maker.load(asked, found)
                 undo.pop_all()

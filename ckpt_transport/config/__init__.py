@@ -11,3 +11,4 @@ from ckpt_transport.config.config import describe as describe
 from ckpt_transport.config.declared import TRANSPORTS as TRANSPORTS
 from ckpt_transport.config.environment import ENV_FILE as ENV_FILE
 from ckpt_transport.config.environment import ENV_PREFIX as ENV_PREFIX
+from ckpt_transport.config.meaning import WEEK as WEEK

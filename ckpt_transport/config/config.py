@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from ckpt_transport.config.declared import TRANSPORTS, Declared
 from ckpt_transport.config.environment import ENV_FILE, meant_by
 from ckpt_transport.config.toml_file import read_toml
 from ckpt_transport.decoding import prepared
+from ckpt_transport.errors import ConfigError
 from ckpt_transport.transports.options import Chosen, Gathered, Given
 
 MIB = 1024**2
@@ -314,6 +316,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 take(key, given, "in the arguments")
         check_together({**_DECLARED.defaults, **values}, sources)
         return msgspec.convert({**values, TRANSPORTS: own.chosen()}, prepared(cls))
+
+    @classmethod
+    def given(cls, config: Config | None) -> Config:
+        """The settings that a caller has given; None for those of the environment.
+
+        Raises:
+            ConfigError: it is something else; or as :meth:`load`.
+        """
+        if config is None:
+            return cls.load()
+        if not isinstance(config, cls):
+            raise ConfigError(f"config is {reprlib.repr(config)} and no Config; give Config.load(transport=...)")
+        return config
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

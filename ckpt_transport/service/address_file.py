@@ -22,7 +22,7 @@ from ckpt_transport.control import addresses
 from ckpt_transport.control.security import Secret
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.paths import without_nul
+from ckpt_transport.paths import path_of
 from ckpt_transport.update.host import host_of, machine_of
 
 FORMAT = "ckpt-transport metas 1"
@@ -64,7 +64,8 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ConfigError: it cannot be written there.
         """
         sealed = msgspec.structs.replace(self, seal=_seal(self, config))
-        fresh = without_nul(path, ConfigError).with_name(f".{path.name}.{os.getpid()}")
+        path = path_of(path, ConfigError)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with open(fresh, "wb") as file:
                 file.write(msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
@@ -85,7 +86,7 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 that this host cannot reach.
         """
         try:
-            found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=prepared(AddressFile))
+            found = msgspec.json.decode(path_of(path, ConfigError).read_bytes(), type=prepared(AddressFile))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; give the file that serve has saved") from error
         except UNREADABLE as error:

@@ -91,4 +91,9 @@ def no_answer(address: str, question: Message, timeout: float) -> JoinError:
             f"no digest from {address} within {timeout:g} s; a sink reads all that it serves for it, so give it a "
             "longer timeout, and ask for its version without a digest to see whether one is running there"
         )
-    return JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")
+    cure = (
+        "is a sink running there, with the same secret_file?"
+        if address.startswith("tcp")
+        else "is a sink running there?"
+    )
+    return JoinError(f"no answer from {address} within {timeout:g} s; {cure}")

@@ -14,6 +14,7 @@ from ckpt_transport.checkpoint.checkpoint import from_files
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CheckpointError, ConfigError, PlanMismatchError
+from ckpt_transport.paths import path_of, paths_of
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.service.query import ask_expected
 
@@ -75,7 +76,10 @@ def what_is_given(
         CheckpointError: the files are damaged, or tensors come one by one.
     """
     if tensors is None:
-        found = from_directory(Path(directory)) if directory is not None else from_files(list(map(Path, files or ())))
+        if directory is not None:
+            found = from_directory(path_of(directory, CheckpointError))
+        else:
+            found = from_files(paths_of(files, CheckpointError))
         return {entry.spec.name: entry.spec for file in found for entry in file.tensors}
     if not isinstance(tensors, MappingOf):
         raise CheckpointError(

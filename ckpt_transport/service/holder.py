@@ -52,7 +52,7 @@ class Holder(Listener):
         config: Config | None = None,
         progress: Progress | None = None,
     ) -> None:
-        config = config if config is not None else Config.load()
+        config = Config.given(config)
         self._store = Store(
             pool=None if config.pool == "auto" else MemoryKind(config.pool),
             threads=config.read_threads or None,

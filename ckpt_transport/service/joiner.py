@@ -12,6 +12,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.history import check_history
+from ckpt_transport.paths import paths_of
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, combine
 from ckpt_transport.service.call_guard import CallGuard
@@ -52,10 +53,11 @@ class Joiner:
 
     def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
         self._call_guard = CallGuard("Joiner")
-        self.config = config if config is not None else Config.load()
+        self.config = Config.given(config)
         let_watch(self.config)
-        self._found = combine([(str(path), AddressFile.load(path, self.config)) for path in files])
-        self._where = ", ".join(map(str, files))
+        paths = paths_of(files, ConfigError)
+        self._found = combine([(str(path), AddressFile.load(path, self.config)) for path in paths])
+        self._where = ", ".join(map(str, paths))
 
     @property
     def rank(self) -> int:

@@ -55,7 +55,7 @@ class Listener(Served):
 
     def __init__(self, address: str = "", config: Config | None = None) -> None:
         self._call_guard = CallGuard(self._kind)
-        self.config = config if config is not None else Config.load()
+        self.config = Config.given(config)
         let_watch(self.config)
         look_at_all()
         self._plans = PlanCache(self.config.memory_budget)

@@ -60,7 +60,7 @@ class ParameterServer:
 
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
         self._call_guard = CallGuard("ParameterServer")
-        self.config = config if config is not None else Config.load()
+        self.config = Config.given(config)
         let_watch(self.config)
         self._world = World.find(rank, world_size)
         self.rank, self.world_size = self._world.rank, self._world.size

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from ckpt_transport.config import Config
+from ckpt_transport.config import WEEK, Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
-from ckpt_transport.errors import JoinError
+from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.asking import Answer, Asking, no_answer, refused
 from ckpt_transport.service.sink_handles import AnySink, locate
@@ -33,10 +33,10 @@ def ask_version(
         digest: have it read all that it serves, for :attr:`ServedVersion.digest`.
 
     Raises:
-        ConfigError: that is no address.
+        ConfigError: that is no address, or no time to wait.
         JoinError: nobody answered within ``timeout`` seconds.
     """
-    config = config if config is not None else Config.load()
+    config = Config.given(config)
     (found,) = locate([address], config).addresses
     return _ask(found, q.AskVersion(digest), config, _patience(timeout, digest), q.ServedVersion)
 
@@ -53,9 +53,9 @@ def ask_versions(
     Returns: the answer of each, or why there is none, in the order of the addresses.
 
     Raises:
-        ConfigError: one is no address.
+        ConfigError: one is no address, or that is no time to wait.
     """
-    config = config if config is not None else Config.load()
+    config = Config.given(config)
     questions = dict.fromkeys(addresses, q.AskVersion(digest))
 
     def ask(mailbox: Mailbox) -> dict[str, q.ServedVersion | JoinError]:
@@ -106,7 +106,7 @@ def resolve(address: str, *, forward: bool, config: Config | None = None, timeou
         ConfigError: that is no address.
         JoinError: it did not answer, or is not in doubt.
     """
-    return _ask(address, q.Resolve(forward), config, timeout, q.ServedVersion)
+    return _ask(address, q.Resolve(forward), config, _checked(timeout), q.ServedVersion)
 
 
 def ask_expected(address: str, config: Config | None = None, timeout: float = 5.0) -> q.ExpectedTensors:
@@ -118,13 +118,23 @@ def ask_expected(address: str, config: Config | None = None, timeout: float = 5.
 
 
 def _patience(timeout: float | None, digest: bool) -> float:
+    """
+    Raises:
+        ConfigError: that is no time to wait.
+    """
     if timeout is not None:
-        return timeout
+        return _checked(timeout)
     return DIGEST_SECONDS if digest else ANSWER_SECONDS
 
 
+def _checked(timeout: object) -> float:
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= WEEK:
+        raise ConfigError(f"timeout is {timeout!r}; give a number of seconds above zero and at most a week")
+    return timeout
+
+
 def _ask(address: str, question: Message, config: Config | None, timeout: float, kind: type[Answer]) -> Answer:
-    config = config if config is not None else Config.load()
+    config = Config.given(config)
     deadline = time.monotonic() + timeout
 
     def ask(mailbox: Mailbox) -> Answer:

@@ -29,10 +29,13 @@ class World:
         """From arguments and, where they are None, from ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
 
         Raises:
-            ConfigError: a variable is not a number, or the rank is not one of the world.
+            ConfigError: one is no whole number, or the rank is not one of the world.
         """
         rank, rank_origin = (_from(environ, "RANK", 0)) if rank is None else (rank, f"rank={rank}")
         size, size_origin = (_from(environ, "WORLD_SIZE", 1)) if size is None else (size, f"world_size={size}")
+        for given, name in ((rank, "rank"), (size, "world_size")):
+            if not isinstance(given, int):
+                raise ConfigError(f"{name} is {given!r} and must be a whole number; {FOR_ONE_SOURCE}")
         if not 0 <= rank < size:
             raise ConfigError(
                 f"rank {rank} is not one of {size} sources ({rank_origin}, {size_origin}); {FOR_ONE_SOURCE}"
