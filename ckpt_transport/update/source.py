@@ -144,14 +144,14 @@ class FollowingSource:
 
     def _part(self, reason: BaseException) -> None:
         follower = self._follower
-        update = "" if follower is None else follower.update
+        update, why = "" if follower is None else follower.update, str(reason) or type(reason).__name__
         if not self._surely:  # who has not come cannot leave
             self._mailbox.send(self._coordinator, self._join)
         if not isinstance(reason, UpdateAbortedError):
-            self._mailbox.send(self._coordinator, m.Failed(update, type(reason).__name__, str(reason)))
+            self._mailbox.send(self._coordinator, m.Failed(update, type(reason).__name__, why))
         self._table.abort(reason)
         nonce = "" if update else self._join.nonce
-        self._mailbox.send(self._coordinator, m.Aborted(update, tainted=False, reason=str(reason), nonce=nonce))
+        self._mailbox.send(self._coordinator, m.Aborted(update, tainted=False, reason=why, nonce=nonce))
 
     def _next(self) -> m.AnyOrder | None:
         """Follow one order, if one comes soon."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,7 +19,8 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config, ParameterServer, rules
 from ckpt_transport import Mapping as Rules
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.errors import CkptTransportError, UsageError
+from ckpt_transport.update.turn import Turn
 from tests.fleet import SinkProcess, SinkSpec, context, fleet, stop, weights
 from tests.leftovers import started_here
 from tests.patience import DEADLINE, PATIENT
@@ -296,3 +300,85 @@ def test_given_a_rank_that_does_not_call_then_rank_0_names_it_in_time_and_the_ne
         ranks.tell(1, partial(publish, "v3"))
         assert ranks.do_one(0, partial(publish, "v3")) == ranks.outcome(1) == ""
         ranks.check_serves("v3", 2)
+
+
+# -- threads, tasks and forks -------------------------------------------------------------------------------------
+
+
+def publish_in_threads(first: str, second: str, server: ParameterServer, sink: str) -> None:
+    """Two threads call while this one keeps the server busy, so that their order is known."""
+
+    def wait_for(waiting: int) -> None:
+        until = time.monotonic() + DEADLINE
+        while server._turns.waiting < waiting:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    busy = Turn("a test")
+    server._turns.take(busy, DEADLINE)
+    with ThreadPoolExecutor(2) as threads:
+        calls = []
+        for number, version in enumerate((first, second), 1):
+            calls.append(threads.submit(publish, version, server, sink, seed=number))
+            wait_for(number)
+        busy.ended = True
+        server._turns.pass_on()
+        for call in calls:
+            call.result(DEADLINE)
+
+
+def cancel(version: str, server: ParameterServer, sink: str) -> None:
+    async def cancelled() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(server.awaiting(publish, version, server, sink), 0.5)
+
+    asyncio.run(cancelled())
+
+
+def publish_in_a_child(version: str, server: ParameterServer, sink: str) -> None:
+    said, says = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            publish(version, server, sink)
+        except UsageError as error:
+            os.write(says, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(says)
+    with open(said) as pipe:
+        refused = pipe.read()
+    os.waitpid(child, 0)
+    assert "this ParameterServer was made in process" in refused
+
+
+def test_given_two_threads_that_call_at_once_on_each_rank_then_they_are_served_one_after_the_other(
+    ranks: Ranks,
+) -> None:
+    first, second = ranks.fresh(), ranks.fresh()
+    act = partial(publish_in_threads, first, second)
+    assert ranks.do(act, act) == ["", ""]
+    ranks.check_serves(second, 2)
+
+
+def test_given_two_threads_whose_calls_have_another_order_on_each_rank_then_both_ranks_hear_so(ranks: Ranks) -> None:
+    one, two = ranks.fresh(), ranks.fresh()
+    acts = [partial(publish_in_threads, one, two), partial(publish_in_threads, two, one)]
+    check_all_hear(ranks, acts, [f"version='{one}'", f"version='{two}'"])
+    ranks.check_agree()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_given_a_task_that_is_cancelled_while_it_waits_for_the_other_rank_then_that_hears_so_and_the_next_call_works(
+    ranks: Ranks, rank: int
+) -> None:
+    version = ranks.fresh()
+    assert ranks.do_one(rank, partial(cancel, version)) == ""
+    other = ranks.do_one(1 - rank, partial(publish, version))
+    assert "CancelledError" in other or (rank == 0 and "source rank 0 has given up" in other)
+    ranks.check_agree()
+
+
+def test_given_a_child_of_a_rank_then_it_is_refused_by_name_and_the_next_call_of_its_parent_works(ranks: Ranks) -> None:
+    assert ranks.do(*[partial(publish_in_a_child, ranks.fresh())] * 2) == ["", ""]
+    ranks.check_agree()
