@@ -88,7 +88,10 @@ class ShadowNeeds:
 def why_not_apart(served: Mapping[str, torch.Tensor]) -> str:
     """Which of these tensors is not a run of bytes apart from all others that are not tied to it; empty for none."""
     if name := next((name for name, each in served.items() if not each.is_contiguous() or _is_a_view(each)), ""):
-        return f"{name} is not contiguous, or its memory holds other values than it has"
+        return (
+            f"{name} is not contiguous, or its memory holds other values than it has; what has its place as a "
+            "contiguous() clone() can be staged"
+        )
     for ((device, start, nbytes), name), ((next_device, next_start, _), other) in pairwise(
         sorted(_runs(served).items())
     ):
