@@ -255,6 +255,7 @@ class ParameterServer:
                 asked = Asked(version, chosen, WHOLE, mapping, "stage")
                 self._updates.stage(asked, job, progress, clock, turn)
                 turn.park(job.give_way)
+                self._asked.has_ended()
                 return job
 
             try:
@@ -266,6 +267,7 @@ class ParameterServer:
                 finally:
                     turn.ended = True
                     self._turns.pass_on()
+                    self._asked.has_ended()
                 raise
 
         self._asked.asks(version)

@@ -63,14 +63,14 @@ class UpdateCalls:
         """Make a call whose first phase has that name."""
 
         def act_on_clock(turn: Turn) -> Result:
-            with PhaseClock(phase) as clock:
-                return act(turn, clock)
+            try:
+                with PhaseClock(phase) as clock:
+                    return act(turn, clock)
+            finally:
+                self._asked.has_ended()
 
         return self.explained(call, act_on_clock)
 
     def explained(self, call: str, act: Callable[[Turn], Result], turn: Turn | None = None) -> Result:
         """As :func:`~ckpt_transport.service.interrupted.explained`; ranks above 0 do not know what sinks serve."""
-        try:
-            return explained(call, act, turn) if self._rank == 0 else act(turn or Turn(call))
-        finally:
-            self._asked.has_ended()
+        return explained(call, act, turn) if self._rank == 0 else act(turn or Turn(call))
