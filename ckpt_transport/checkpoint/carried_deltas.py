@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
+from ckpt_transport.checkpoint.borrowing import wait_for_writers
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
 from ckpt_transport.deltas import Differences, delta_manifest
@@ -43,6 +44,7 @@ class CarriedDeltas:
             pool = self._pools.take(_size_class(nbytes), ExitStack())
         places = [pool.tensor[offset : offset + raw.numel()] for raw, offset in zip(raws, offsets, strict=True)]
         if places:
+            wait_for_writers({raw.device for raw in raws})
             copy_each(places, raws)
         manifest = delta_manifest(stored.manifest, base, differences, extent_of(self._rank, pool), offsets)
         return StoredVersion(manifest, (pool,), content=stored.content)

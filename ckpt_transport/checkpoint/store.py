@@ -334,4 +334,5 @@ def _made_for(stored: StoredVersion, device: torch.device) -> tuple[Buffer, ...]
     nbytes = sum(extent.nbytes for extent in stored.extents)
     if device.type == "cpu" and (free := free_on_host()) < nbytes:
         raise MemoryError(f"a copy takes {nbytes:,} bytes, and the host has {free:,} bytes free")
-    return tuple(Buffer(torch.zeros(extent.nbytes, dtype=torch.uint8, device=device)) for extent in stored.extents)
+    with torch.inference_mode(mode=False):  # else it could be written to in that mode only
+        return tuple(Buffer(torch.zeros(extent.nbytes, dtype=torch.uint8, device=device)) for extent in stored.extents)

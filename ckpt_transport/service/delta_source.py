@@ -16,7 +16,6 @@ from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.deltas import Differences
 from ckpt_transport.errors import (
-    CheckpointError,
     DeltaRefusedError,
     SharedMemoryError,
     SupersededError,
@@ -25,7 +24,7 @@ from ckpt_transport.errors import (
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import ServedShares
 from ckpt_transport.service.base import BroughtVersions
-from ckpt_transport.service.compared import why_not_compared, writes_to
+from ckpt_transport.service.compared import Identity, identity_of, why_not_compared, writes_to
 from ckpt_transport.service.comparison import Comparison, TooDenseError
 from ckpt_transport.service.delta_costs import DeltaCosts
 from ckpt_transport.service.led_update import Leader, LedUpdate
@@ -38,6 +37,7 @@ from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.report import DeltaSummary, Report
 from ckpt_transport.update.turn import Turn
 
+NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -62,7 +62,7 @@ class DeltaSource:
         """What this rank has offered to an update that rank 0 leads."""
         self._unended = False
         """A delta was sent, and nobody has said that it is served."""
-        self._last: tuple[object, tuple[int, ...]] = None, ()
+        self._last: Identity = None, ()
         """What was brought last, and how often torch has written to its memory then."""
         self._followed = ""
         """The update that has brought it, where rank 0 has led that."""
@@ -115,7 +115,7 @@ class DeltaSource:
         try:
             self._unended = sent.is_delta
             led = lead(sent.stored, sent.to(invitees))
-            led.note = partial(self._succeeded, sent, (stored.content, writes_to(stored)))
+            led.note = partial(self._succeeded, sent, identity_of(stored))
             return act(led)
         finally:
             if sent.is_delta:
@@ -153,11 +153,15 @@ class DeltaSource:
         except DeltaRefusedError as error:
             logger.warning("'%s' is sent whole: %s", stored.manifest.version, error)
             return stored
+        except NO_MEMORY as error:
+            logger.warning("'%s' is sent whole, and its base let go of: %s", stored.manifest.version, error)
+            self.let_go()
+            return stored
         return self._carried
 
-    def followed(self, stored: StoredVersion, update: str) -> None:
-        """Rank 0 has led an update of that name to its end."""
-        self._last, self._followed = (stored.content, writes_to(stored)), update
+    def followed(self, version: Identity, update: str) -> None:
+        """Rank 0 has led an update of that name to its end, which has brought a version as it was when it began."""
+        self._last, self._followed = version, update
 
     def let_go_of_carriers(self) -> None:
         """Nothing that was offered is sent any more."""
@@ -173,7 +177,7 @@ class DeltaSource:
             return None
         return base if writes_to(base) == writes and not why_not_compared(base, stored) else None
 
-    def _succeeded(self, sent: Sent, what: tuple[object, tuple[int, ...]], report: Report) -> Report:
+    def _succeeded(self, sent: Sent, what: Identity, report: Report) -> Report:
         self._unended, self._last = False, what
         if not sent.is_delta:
             self._costs.sent_everything(report)
@@ -196,6 +200,9 @@ class DeltaSource:
             return everything(stored, str(why))
         except SharedMemoryError as error:
             return everything(stored, f"there is no memory for what carries the difference: {error}")
+        except NO_MEMORY as error:
+            self.let_go()
+            return everything(stored, f"there is no memory to compare it: {error}")
         finally:
             clock.enter("begin")
 
@@ -285,13 +292,13 @@ class DeltaSource:
             return True
         try:
             kept = self._store.keep_copy(version, device)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except NO_MEMORY as error:
             logger.warning("'%s' is not kept to be compared with the next version: %s", version, error)
             return False
-        except CheckpointError as error:
+        except Exception as error:  # sinks serve the version by now, whatever becomes of the copy
             logger.warning("'%s' is not compared with the next version: %s", version, error)
             return True
-        self._last = stored.content, writes_to(kept)
+        self._last = identity_of(kept)
         return True
 
     def let_go_unless_served(self) -> None:
@@ -327,7 +334,7 @@ def _all_differ(others: OtherSources | None, updates: Mapping[str, str], bases: 
     others.tell(update, served)
     try:
         yield
-    except (NoDeltaError, DeltaRefusedError, SharedMemoryError):
+    except (NoDeltaError, DeltaRefusedError, SharedMemoryError, *NO_MEMORY):
         others.tell("", served)
         others.hear()
         raise

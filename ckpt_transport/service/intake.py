@@ -89,7 +89,7 @@ class Intakes:
 
 
 class _CopiesOnGpus:
-    """Says whether a copy of a version goes on a GPU beside it. What was found once holds for versions of that size.
+    """Says whether a copy of a version goes on a GPU beside it. Where one went once, those of its size go.
 
     Attributes:
         refused: a GPU had no memory for one.
@@ -103,7 +103,7 @@ class _CopiesOnGpus:
         """Whether it has room for two: one is taken, and whoever trains there needs memory as well."""
         if device.type != "cuda" or self.refused:
             return False
-        if (device, nbytes) not in self._known:
+        if not self._known.get((device, nbytes)):
             unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             self._known[device, nbytes] = torch.cuda.mem_get_info(device)[0] + unused >= 2 * nbytes
         return self._known[device, nbytes]

@@ -11,6 +11,7 @@ from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.planning import Manifest
 from ckpt_transport.service.asked import Asked
+from ckpt_transport.service.compared import Identity, identity_of
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
@@ -66,12 +67,12 @@ class SourceUpdates:
         """
         if self._world.rank > 0:
             stored = asked.part.of(self._store.get(asked.version), alone=False)
-            update = ""
+            update, version = "", identity_of(stored)
             try:
                 options = asked.options(stored, self._config)
                 update = self._here.follow(asked.version, *self._offers(stored, deltas=not leader.resumable), options)
             finally:
-                self._followed(stored, update)
+                self._followed(version, update)
             return None
         return self._lead(asked, leader, clock, turn, lambda led: led.to_the_end(progress, before_hold))
 
@@ -107,8 +108,8 @@ class SourceUpdates:
         if self._world.rank > 0:
             stored = self._store.get(asked.version)
             versions, holds = self._offers(stored, deltas=True)
-            options = asked.options(stored, self._config)
-            self._here.follow_staging(asked.version, versions, holds, options, job, partial(self._followed, stored))
+            options, followed = asked.options(stored, self._config), partial(self._followed, identity_of(stored))
+            self._here.follow_staging(asked.version, versions, holds, options, job, followed)
             return
         self._lead(asked, StagingCoordinator, clock, turn, lambda led: job.stage(LedStaged(led, progress)))
 
@@ -158,8 +159,8 @@ class SourceUpdates:
             return lambda base_update, served: stored, ""
         return partial(self._deltas.offered, stored), self._deltas.holds(stored)
 
-    def _followed(self, stored: StoredVersion, update: str) -> None:
+    def _followed(self, version: Identity, update: str) -> None:
         """An update that rank 0 has led has ended; one without a name has failed."""
         self._deltas.let_go_of_carriers()
         if update:
-            self._deltas.followed(stored, update)
+            self._deltas.followed(version, update)

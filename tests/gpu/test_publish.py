@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.deltas import device_encoding
 from tests.fleet import SinkSpec, fleet, weights
 from tests.leftovers import left_behind
 from tests.patience import PATIENT
@@ -41,3 +48,34 @@ def test_given_steps_on_a_gpu_and_deltas_then_they_are_compared_there_and_only_w
             assert "on the same device" in report.intake
             assert sink.state().holds({name: tensor.cpu() for name, tensor in there.items()})
         assert len(left_behind()) - already <= 1, "only what carries the difference is in shared memory"
+
+
+def test_given_work_that_is_enqueued_before_what_differs_is_written_then_what_was_written_is_carried() -> None:
+    config = Config.load(**PATIENT, delta="on", commit="auto")
+    with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
+        there = {name: tensor.cuda() for name, tensor in weights(2).items()}
+        server.publish("step-0", there, [sink.address])
+        for step in (1, 2):
+            for tensor in there.values():
+                tensor.view(-1)[step] += 1.0
+            torch.cuda.synchronize()
+            with delayed(device_encoding, "_writing"):
+                report = server.publish(f"step-{step}", there, [sink.address])
+            assert report is not None
+            assert report.delta is not None
+            assert report.delta.base == f"step-{step - 1}", report.delta.reason
+            assert sink.state().holds({name: tensor.cpu() for name, tensor in there.items()})
+
+
+@contextmanager
+def delayed(module: ModuleType, name: str) -> Iterator[None]:
+    """Within the block the GPU waits before what that function launches."""
+    inner = getattr(module, name)
+
+    def late(*args: Any) -> Any:
+        torch.cuda._sleep(1 << 28)  # type: ignore[no-untyped-call]
+        return inner(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, late)
+        yield
