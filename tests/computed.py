@@ -40,6 +40,13 @@ def rank_of(seed: int, rank: int = 0, size: int = 1) -> Rank:
     return Rank(rank, size)
 
 
+def strided_rank_of(seed: int) -> Rank:
+    """A rank that is alone, whose computed matrix is the transposed view of another."""
+    made = Rank(0, 1)
+    made.gate.weight = torch.nn.Parameter(torch.zeros(WIDTH, GATES, dtype=torch.bfloat16).T)
+    return made
+
+
 def served_of(tensors: dict[str, torch.Tensor], rank: int = 0, size: int = 1) -> dict[str, torch.Tensor]:
     """What a rank serves of a version."""
     rows = {name: tensors[name].chunk(size)[rank] for name in ("up", "gate.weight", "down")}

@@ -135,7 +135,7 @@ class State:
     def holds(self, expected: Mapping[str, torch.Tensor]) -> bool:
         """Whether every weight is bit-exactly as expected."""
         return self.tensors.keys() == expected.keys() and all(
-            torch.equal(self.tensors[name].view(torch.uint8), tensor.view(torch.uint8))
+            torch.equal(self.tensors[name].contiguous().view(torch.uint8), tensor.view(torch.uint8))
             for name, tensor in expected.items()
         )
 

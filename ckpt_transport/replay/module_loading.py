@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.nn import Parameter
 
-from ckpt_transport.engine import ServedElements, StagedTensors, StagingArea
+from ckpt_transport.engine import ServedElements, StagedTensors, StagingArea, why_not_apart
 from ckpt_transport.errors import DeltaRefusedError, RecordingError
 from ckpt_transport.memory import HostRanges, unwritable, usable_cores
 from ckpt_transport.memory.digest import as_bytes, digest
@@ -125,7 +125,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         """Where the bytes of a version are in the module.
 
         Raises:
-            DeltaRefusedError: single elements cannot be followed; says why.
+            DeltaRefusedError: single elements cannot be followed, or a module cannot be staged beside them; says why.
         """
         is_idle = self._snapshot is None
         try:
@@ -136,6 +136,8 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             if divided.refusal:
                 raise DeltaRefusedError(divided.refusal)
             snapshot, whole = self._snapshot_now(), self._taken_whole(recorded)
+            if why := why_not_apart(whole):
+                raise DeltaRefusedError(why)
             first = {name: snapshot.memory[name] for name in divided.elements.targets}
             others = {name: each for name, each in self.written().items() if name not in whole}
             return ServedElements(

@@ -137,3 +137,19 @@ def test_given_modules_that_take_more_than_half_of_a_version_then_everything_is_
         assert report.delta is not None
         assert "would take more than 50% of all bytes" in report.delta.reason
         assert "2 modules take their tensors whole: up (the loader computes up of up), gate (" in report.delta.reason
+
+
+def test_given_a_computed_module_that_is_not_contiguous_then_each_update_sends_everything_and_says_why() -> None:
+    with (
+        fleet(SinkSpec(make=computed.strided_rank_of, loader=computed.loader)) as (sink,),
+        ParameterServer(Config.load(**DELTAS, transport="gloo")) as server,
+    ):
+        step = computed.weights_of(1)
+        server.publish("step-0", step, [sink.address])
+        for number in (1, 2):
+            step = some_changed(step, number)
+            report = server.publish(f"step-{number}", step, [sink.address])
+            assert report is not None
+            assert report.delta is not None
+            assert "gate.weight is not contiguous" in report.delta.reason
+            assert sink.state().holds(computed.served_of(step))
