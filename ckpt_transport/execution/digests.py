@@ -278,7 +278,7 @@ class SinkDigests(_Working):
 
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         number = self._schedule.numbers[bucket.first]
-        computing, divided = self._on_host.get(number), self._divided.pop(number, None)
+        computing, divided = self._on_host.get(number), self._divided.get(number)
         if divided is not None and not divided.result.done():
             for _ in range(usable_cores()):
                 self._workers.submit(divided.compute)
@@ -295,6 +295,7 @@ class SinkDigests(_Working):
         for number, computed in list(self._on_host.items()):
             if number in self._said and computed.done():
                 del self._on_host[number]
+                self._divided.pop(number, None)
                 self._compare(number, computed.result())
 
     def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
@@ -305,6 +306,12 @@ class SinkDigests(_Working):
             )
         self._fetch()
         super().finish(watch, idle)
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        for divided in list(self._divided.values()):
+            divided.cancel()
+        super().close()
 
     def _fetch(self) -> None:
         """Bring what devices have computed, all at once."""

@@ -28,7 +28,7 @@ class DividedDigest:
         runs: of each where it starts in its bucket, and its bytes; ascending, not empty, on the host.
 
     Attributes:
-        result: the digest, when all parts have been computed.
+        result: the digest, when all parts have been computed; or why one could not be.
     """
 
     def __init__(self, runs: Iterable[tuple[int, torch.Tensor]]) -> None:
@@ -45,13 +45,26 @@ class DividedDigest:
         self._lock = threading.Lock()
 
     def compute(self, until: float = math.inf) -> None:
-        """Compute what begins before byte ``until`` of the bucket and nobody has begun. Any thread may call."""
-        with np.errstate(over="ignore"):
-            while (part := self._begin(until)) is not None:
-                raw, page = part
-                sums = np.zeros(2, np.uint64)
-                add(sums, raw, page)
-                self._end(sums)
+        """Compute what begins before byte ``until`` of the bucket and nobody has begun. Any thread may call.
+
+        Whatever ends this early ends :attr:`result` too, and nothing is left to compute.
+        """
+        try:
+            with np.errstate(over="ignore"):
+                while (part := self._begin(until)) is not None:
+                    raw, page = part
+                    sums = np.zeros(2, np.uint64)
+                    add(sums, raw, page)
+                    self._end(sums)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def cancel(self) -> None:
+        """Leave nothing to compute, and let go of whoever waits: :attr:`result` is cancelled unless it is there."""
+        with self._lock:
+            self._parts.clear()
+            self.result.cancel()
 
     def _begin(self, until: float) -> tuple[npt.NDArray[np.uint8], int] | None:
         with self._lock:
@@ -64,6 +77,11 @@ class DividedDigest:
         with self._lock:
             self._sums += sums
             self._left -= 1
-            ended = self._left == 0
-        if ended:
-            self.result.set_result(self._sums.tobytes())
+            if self._left == 0 and not self.result.done():
+                self.result.set_result(self._sums.tobytes())
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._parts.clear()
+            if not self.result.done():
+                self.result.set_exception(error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -20,13 +23,14 @@ from ckpt_transport.execution import (
     RankSchedule,
     SinkDigests,
 )
-from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning import IN_PLACE, Plan
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, MemoryRun, divided_digest, usable_cores
+from ckpt_transport.memory.digest import add
+from ckpt_transport.planning import IN_PLACE, Plan, Settings
 from ckpt_transport.transports.interface import Group
 from tests.unit.devices import PATIENCE
 from tests.unit.execution.fleets import Fleet, Outcome, check, small
 from tests.unit.planning.test_reads import COLUMNS, planned
-from tests.unit.worlds import World, alternating, chained, worlds
+from tests.unit.worlds import INVENTED, World, alternating, chained, manifest, topology, worlds
 
 
 class ComparingFleet(Fleet):
@@ -129,6 +133,57 @@ def test_given_a_bucket_whose_digest_was_not_computed_then_the_run_does_not_end_
         with pytest.raises(TransferError, match="a sink has applied bucket 0 and not computed its digest"):
             made.finish(lambda: None, mailbox.pump)
         made.close()
+
+
+def test_given_a_round_that_is_closed_while_parts_of_a_digest_are_left_then_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given workers that are all at one bucket when another is left to them, and no time for that one."""
+    plan = World(
+        manifest([8 << 20] * 2),
+        topology(["a"], ["a"]),
+        INVENTED,
+        Settings(transport="post", bucket_bytes=8 << 20),
+    ).plan()
+    (rank,) = plan.topology.sinks
+    at_work, go_on = threading.Semaphore(0), threading.Event()
+
+    def held_up(*args: Any) -> None:
+        at_work.release()
+        assert go_on.wait(PATIENCE)
+        add(*args)
+
+    monkeypatch.setattr(divided_digest, "add", held_up)
+    with Mailbox() as mailbox:
+        channel = RouteControl(mailbox, Group("digests", (rank,), rank, ("here",)), {rank: mailbox.address})
+        made = SinkDigests(RankSchedule(plan, rank), channel, "a sink", mailbox.wake)
+        ends = []
+        for bucket in plan.buckets:
+            runs = (MemoryRun(0, torch.zeros(bucket.nbytes, dtype=torch.uint8)),)
+            assert made.along(bucket, runs) is not None
+            ends.append(made.read(bucket, runs, None))
+        for _ in range(usable_cores()):
+            assert at_work.acquire(timeout=PATIENCE)
+        heard: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        waiting = threading.Thread(target=lambda: heard.put(raised_by(ends[1])), daemon=True)
+        closing = threading.Thread(target=made.close)
+        waiting.start()
+        closing.start()
+        try:
+            assert isinstance(heard.get(timeout=PATIENCE), CancelledError)
+        finally:
+            go_on.set()
+            closing.join(PATIENCE)
+
+
+def raised_by(end: Fence | None) -> BaseException | None:
+    """What somebody hears who waits for this."""
+    assert end is not None
+    try:
+        end.synchronize()
+    except Exception as error:
+        return error
+    return None
 
 
 # -- sinks that read slices --------------------------------------------------------------------------------------------

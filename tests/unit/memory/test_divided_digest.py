@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 import torch
 
-from ckpt_transport.memory import DividedDigest, copy_views_along
-from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory import DividedDigest, copy_views_along, divided_digest
+from ckpt_transport.memory.digest import add, as_bytes, digest
 from ckpt_transport.memory.divided_digest import PART_BYTES
 from tests.patience import PATIENCE
 
@@ -65,3 +68,66 @@ def test_given_views_that_are_copied_then_what_is_read_is_computed_before_and_al
     assert max(told) > 9 * PART_BYTES
     divided.compute()
     assert divided.result.result(0) == as_bytes(digest([memory]))
+
+
+def fails_at(page: int) -> Callable[..., None]:
+    """Takes the place of what adds up a part; there is no memory for the one of that page."""
+
+    def act(sums: Any, raw: Any, first: int) -> None:
+        if first == page:
+            raise MemoryError("no memory")
+        add(sums, raw, first)
+
+    return act
+
+
+def test_given_a_part_that_cannot_be_computed_then_whoever_waits_hears_why_and_nothing_is_left_to_compute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    divided = DividedDigest(runs_of([4 * PART_BYTES]))
+    monkeypatch.setattr(divided_digest, "add", fails_at(8))
+    divided.compute(PART_BYTES)
+    with pytest.raises(MemoryError, match="no memory"):
+        divided.compute()
+    divided.compute()
+    with pytest.raises(MemoryError, match="no memory"):
+        divided.result.result(0)
+
+
+def test_given_threads_of_which_each_fails_then_the_first_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    divided = DividedDigest(runs_of([2 * PART_BYTES]))
+    begun = threading.Barrier(2, timeout=PATIENCE)
+    heard: list[BaseException] = []
+
+    def fail(*_: Any) -> None:
+        begun.wait()
+        raise MemoryError("no memory")
+
+    def compute() -> None:
+        try:
+            divided.compute()
+        except MemoryError as error:
+            heard.append(error)
+
+    monkeypatch.setattr(divided_digest, "add", fail)
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(heard) == 2
+    assert divided.result.exception(0) in heard
+
+
+def test_given_a_digest_that_is_not_wanted_any_more_then_nobody_computes_it_and_nobody_waits_for_it() -> None:
+    divided = DividedDigest(runs_of([4 * PART_BYTES]))
+    divided.compute(PART_BYTES)
+    for _ in range(2):
+        divided.cancel()
+    divided.compute()
+    with pytest.raises(CancelledError):
+        divided.result.result(0)
+    ended = DividedDigest(runs_of([1]))
+    ended.compute()
+    ended.cancel()
+    assert ended.result.result(0)
