@@ -48,6 +48,8 @@ class OtherSources:
         self._invitees, self._turn, self._timeout = invitees, turn, timeout
         self._number = 0
         self._came: dict[int, tuple[str, m.Join]] = {}
+        self._known: set[tuple[str, str]] = set()
+        """The addresses and nonces of all that have come, however often they were told to come again."""
 
     def check_hold(self, base_update: str) -> None:
         """
@@ -74,7 +76,7 @@ class OtherSources:
         """Wait until each has joined as it was told.
 
         Raises:
-            NoDeltaError: one has not come in time.
+            NoDeltaError: one has not come in time, or has left.
         """
         self._came = {}
         self._mailbox.bring_back()
@@ -86,6 +88,16 @@ class OtherSources:
                 self._take_in(*received)
             elif time.monotonic() > deadline or self._invitees.absent():
                 raise NoDeltaError(f"source rank {missing[0]} does not say what it holds")
+        for sender, message in self._mailbox.unread():
+            self._check_stays(sender, message)
+
+    def _check_stays(self, sender: str, message: object) -> None:
+        """
+        Raises:
+            NoDeltaError: one that has come leaves. Whoever gathers the members says of which rank that is.
+        """
+        if isinstance(message, m.Aborted) and not message.update and (sender, message.nonce) in self._known:
+            raise NoDeltaError(f"a source rank has left: {message.reason}")
 
     def _take_in(self, sender: str, message: object) -> None:
         match message:
@@ -95,8 +107,7 @@ class OtherSources:
                     raise NoDeltaError(f"source rank {message.rank} takes no part: {message.reason}")
             case m.Aborted(update=""):
                 self._mailbox.keep_for_later()
-                if (sender, message.nonce) in {(address, join.nonce) for address, join in self._came.values()}:
-                    raise NoDeltaError(f"a source rank has left: {message.reason}")
+                self._check_stays(sender, message)
             case m.Join(nonce=nonce) if nonce in self._invitees.told.refused:
                 return
             case m.Join(role=Role.SOURCE, invited="", manifest=manifest) if manifest is not None:
@@ -105,7 +116,9 @@ class OtherSources:
                     if manifest.version not in self._invitees.given_up:
                         raise NoDeltaError(f"source rank {message.rank} comes for '{manifest.version}'")
                     return
-                if message.rank not in self._ranks or message.number != self._number:
+                if message.rank not in self._ranks:
                     return
-                self._came[message.rank] = sender, message
                 self._mailbox.keep_for_later()
+                self._known.add((sender, message.nonce))
+                if message.number == self._number:
+                    self._came[message.rank] = sender, message

@@ -374,7 +374,7 @@ class Coordinator:
         return error, interrupt or outside or inside
 
     def _tell_aborted(self, abort: m.Abort) -> None:
-        for address in self._reached:
+        for address in dict.fromkeys(self._reached):
             with contextlib.suppress(CkptTransportError):  # whoever cannot be reached has not joined
                 self._members.order(address, abort)
 

@@ -164,7 +164,7 @@ class Invitations:
         began = time.monotonic()
         ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
         without_stragglers = float("inf")
-        while not self._complete:
+        while not self._complete or self._sources.is_left:
             self.members.turn.check()
             received = self.mailbox.receive(TICK_SECONDS)
             if received is not None:

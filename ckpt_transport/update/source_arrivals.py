@@ -113,8 +113,17 @@ class SourceArrivals:
         self._invitees.told.refused.add(join.nonce)
         self._mailbox.refuse(reason, _version_of(join))
 
+    @property
+    def is_left(self) -> bool:
+        """Whether a source that has come has said already that it leaves; nobody has read that yet."""
+        came = {(address, join.nonce) for address, join in self._came.values()}
+        return any(
+            isinstance(message, m.Aborted) and not message.update and (sender, message.nonce) in came
+            for sender, message in self._mailbox.unread()
+        )
+
     def withdraw(self, sender: str, aborted: m.Aborted) -> None:
-        """A source that has come leaves.
+        """A source that has come leaves. Where it has come again since, that counts.
 
         Raises:
             JoinError: says why.
@@ -122,7 +131,20 @@ class SourceArrivals:
         for rank, (address, join) in list(self._came.items()):
             if (address, join.nonce) == (sender, aborted.nonce):
                 del self._came[rank]
+                if self._has_come_again(sender, join):
+                    return
                 raise JoinError(f"source rank {rank} takes no part in the update: {aborted.reason}")
+
+    def _has_come_again(self, sender: str, left: m.Join) -> bool:
+        """Whether a source that has left has made another call for the same version."""
+        self._mailbox.pump(0)
+        return any(
+            address == sender
+            and isinstance(join, m.Join)
+            and (join.uid, _version_of(join)) == (left.uid, _version_of(left))
+            and join.nonce != left.nonce
+            for address, join in self._mailbox.unread()
+        )
 
     def check_notice(self, sender: str, notice: m.Absent) -> None:
         """
