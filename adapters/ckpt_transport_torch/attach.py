@@ -100,7 +100,7 @@ def attach(
         ConfigError: the address cannot be had, or a setting or an argument is wrong.
         ControlError: somebody else listens there.
         UnwritableError: a tensor of the module cannot be written in place; names it, why, and the cure.
-        UsageError: the module is attached already.
+        UsageError: the module is attached already, or a part of it, or one that it is a part of.
     """
     config = Config.given(config)
     _check_texts(engine=engine)

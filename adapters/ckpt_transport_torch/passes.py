@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -39,17 +40,41 @@ class GatedForward:
         return self._process == os.getpid()
 
 
+_with_gates: WeakKeyDictionary[torch.nn.Module, None] = WeakKeyDictionary()
+"""Modules whose forward was replaced, and may still be."""
+
+
 def refuse_attached(module: torch.nn.Module) -> None:
-    """See that no other sink updates the module: two would take each other's versions back.
+    """See that no other sink updates the module, a part of it, or one that it is a part of.
+
+    Two would overwrite each other's versions, and take them back.
 
     Raises:
         UsageError: one does.
     """
+    kind = type(module).__name__
+    if _is_attached(module):
+        raise UsageError(f"this {kind} is attached already; use the address of that attachment, or close it first")
+    for name, part in module.named_modules():
+        if _is_attached(part):
+            raise UsageError(f"{name} of this {kind} is attached already; close that attachment first")
+    for whole in _attached():
+        for name, part in whole.named_modules():
+            if part is module:
+                raise UsageError(
+                    f"this {kind} is {name} of a {type(whole).__name__} that is attached already; use the address of "
+                    "that attachment, or close it first"
+                )
+
+
+def _attached() -> list[torch.nn.Module]:
+    modules = (reference() for reference in _with_gates.keyrefs())  # a list, as others may be attached meanwhile
+    return [module for module in modules if module is not None and _is_attached(module)]
+
+
+def _is_attached(module: torch.nn.Module) -> bool:
     forward = module.__dict__.get("forward")
-    if isinstance(forward, GatedForward) and forward.is_of_this_process:
-        raise UsageError(
-            f"this {type(module).__name__} is attached already; use the address of that attachment, or close it first"
-        )
+    return isinstance(forward, GatedForward) and forward.is_of_this_process
 
 
 def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
@@ -70,4 +95,5 @@ def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
             del module.forward
 
     module.forward = gated
+    _with_gates[module] = None
     return undo

@@ -55,18 +55,12 @@ def test_given_a_copy_of_an_attached_module_then_it_computes_with_its_own_tensor
 ) -> None:
     """Given a copy, as a trainer's reference model is one, then no update changes what it computes, or holds it."""
     inputs = torch.ones(1, 16)
-    with (
-        attach(torch.nn.Sequential(module)) as around,
-        attach(module) as served,
-        ParameterServer(rank=0, world_size=1) as server,
-    ):
+    with attach(module) as served, ParameterServer(rank=0, world_size=1) as server:
         reference, expected = copies(module), module(inputs)
         server.publish("v1", version(module, 0.5), [served.address])
-        for gate in (served.gate, around.gate):
-            gate.hold()
+        served.gate.hold()
         assert torch.equal(reference(inputs), expected)
-        for gate in (served.gate, around.gate):
-            gate.resume()
+        served.gate.resume()
         assert not torch.equal(module(inputs), expected)
         with attach(reference) as another:
             server.publish("v2", version(module, 0.25), [another.address])
@@ -80,6 +74,30 @@ def test_given_a_module_that_is_attached_then_no_other_sink_can_take_its_version
         attach(module)
     attach(module).close()
     assert "forward" not in vars(module)
+
+
+def test_given_a_module_of_which_a_part_is_attached_then_no_other_sink_overwrites_it(module: torch.nn.Module) -> None:
+    around = torch.nn.Sequential(torch.nn.ReLU(), module)
+    with closing(attach(module)), pytest.raises(UsageError, match=r"1 of this Sequential is attached already; close"):
+        attach(around)
+    attach(around).close()
+
+
+def test_given_a_part_of_an_attached_module_then_no_other_sink_overwrites_it(module: torch.nn.Module) -> None:
+    with closing(attach(module)), pytest.raises(UsageError, match=r"Linear is 2 of a Sequential that is attached al"):
+        attach(module[2])  # type: ignore[index]
+    attach(module[2]).close()  # type: ignore[index]
+
+
+def test_given_parts_of_a_module_that_are_attached_each_then_each_gets_its_own_versions(
+    module: torch.nn.Module,
+) -> None:
+    first, _, second = module.children()
+    with attach(first) as one, attach(second) as other, ParameterServer(rank=0, world_size=1) as server:
+        server.publish("v1", version(first, 0.5), [one.address])
+        server.publish("v2", version(second, 0.25), [other.address])
+    assert holds(first, version(first, 0.5))
+    assert holds(second, version(second, 0.25))
 
 
 def test_given_a_pass_before_an_update_when_its_gradient_is_asked_for_then_torch_refuses_it(
