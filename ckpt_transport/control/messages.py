@@ -53,7 +53,8 @@ class Refused(Message, frozen=True):
     It counts only when it comes back on the connection on which that message went, and is never answered.
 
     Attributes:
-        about: what the message was about, as the update that it named; empty when that is not known.
+        about: what the message was about: the update that it named, or the nonce of a source that came by itself; empty
+            when that is not known.
     """
 
     reason: str

@@ -66,7 +66,7 @@ class LateSources:
                 version = _version_of(join)
                 if version in given_up and not self._told.hears(version, join.uid):
                     self._told.refused.add(join.nonce)
-                    mailbox.refuse(given_up_by_rank_0(version, given_up[version]), version)
+                    mailbox.refuse(given_up_by_rank_0(version, given_up[version]), join.nonce)
                 elif join.nonce not in self._told.refused:
                     mailbox.keep_for_later()
         except ControlError:

@@ -76,11 +76,6 @@ class FollowingSource:
         """The name of the update; empty before it is known."""
         return "" if self._follower is None else self._follower.update
 
-    @property
-    def version(self) -> str:
-        """What is brought."""
-        return "" if self._join.manifest is None else self._join.manifest.version
-
     def _begin(self) -> None:
         while self._mailbox.receive(0) is not None:
             pass
@@ -183,7 +178,7 @@ class FollowingSource:
     def _accepts(self, sender: str, message: Message) -> bool:
         """Whether it is an order to be followed; what else there is is refused, unless it is a refusal itself."""
         if isinstance(message, Refused):
-            if sender == self._coordinator and message.about in (self._join.update, self.version):
+            if sender == self._coordinator and message.about in ("", self._join.nonce):
                 raise JoinError(f"{self._coordinator} refuses: {message.reason}")
             return False
         if isinstance(message, m.Summons):  # this rank has found that already

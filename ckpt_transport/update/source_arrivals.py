@@ -88,7 +88,7 @@ class SourceArrivals:
             self._refuse(join, given_up_by_rank_0(version, self._invitees.given_up[version]))
             return
         if reason := self._why_not(join):
-            self._mailbox.refuse(reason, join.update)
+            self._mailbox.refuse(reason, join.nonce)
             return
         self._invitees.told.hears(_version_of(self._came[0][1]), join.uid)
         if differs := difference(self._came[0][1], join):
@@ -111,7 +111,7 @@ class SourceArrivals:
     def _refuse(self, join: m.Join, reason: str) -> None:
         """Refuse what was received last; the source may have said it twice, and is not heard again."""
         self._invitees.told.refused.add(join.nonce)
-        self._mailbox.refuse(reason, _version_of(join))
+        self._mailbox.refuse(reason, join.nonce)
 
     @property
     def is_left(self) -> bool:

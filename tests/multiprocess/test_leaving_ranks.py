@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_transport import ParameterServer
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.control import Mailbox
+from ckpt_transport.errors import JoinError
+from ckpt_transport.service import questions as q
+from ckpt_transport.update import messages as m
 from tests.multiprocess.test_disagreeing_ranks import part_of, publish, source_ranks
-from tests.patience import DEADLINE
+from tests.patience import DEADLINE, PATIENT
 
 DELTAS: dict[str, Any] = {"delta": "on", "delta_base": "beside", "commit": "auto"}
 EVERYTHING: dict[str, Any] = {"delta": "off"}
@@ -114,3 +118,24 @@ def test_given_three_ranks_with_deltas_of_which_one_is_cancelled_and_calls_again
         assert ranks.do_one(0, partial(publish, "v3")) == ""
         assert [ranks.do_one(rank, end) for rank in (1, 2)] == ["", ""]
         ranks.check_serves("v3", 2)
+
+
+def test_given_a_refusal_of_a_call_that_was_cancelled_then_the_next_call_waits_for_its_own_answer() -> None:
+    with Mailbox(types=q.COORDINATOR, interval=0.1) as rank_0:
+        settings = Config.load(**{**PATIENT, "coordinator": rank_0.address})
+        with ParameterServer(settings, rank=1, world_size=2) as server:
+
+            def next_join() -> m.Join:
+                while not isinstance(message := (rank_0.receive(DEADLINE) or pytest.fail("nobody comes"))[1], m.Join):
+                    continue
+                return message
+
+            cancel_when_it_has_come("v2", server, "")
+            first = next_join()
+            begin("v2", server, "")
+            rank_0.refuse("the first call", first.nonce)
+            while (second := next_join()).nonce == first.nonce:
+                continue
+            rank_0.refuse("the second call", second.nonce)
+            with pytest.raises(JoinError, match="the second call"):
+                end(server, "")
