@@ -7,7 +7,7 @@ from itertools import chain, groupby
 
 import torch
 
-from ckpt_transport import Engine, LoadedBucket, dtypes
+from ckpt_transport import Engine, LoadedBucket, Report, dtypes
 from ckpt_transport.deltas import encode
 from ckpt_transport.planning import Carrier, Delta, DeltaForm, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
@@ -66,6 +66,20 @@ def _ranges(placed: Sequence[PlacedTensor], range_bytes: int) -> Iterator[tuple[
         first, *_, last = [*places] * 2
         end = align_up(last.offset + last.nbytes)
         yield from ((low, min(low + range_bytes, end), unit) for low in range(first.offset, end, range_bytes))
+
+
+def base_of(report: Report | None) -> str:
+    """Against which version a delta was sent; empty where everything was."""
+    assert report is not None
+    assert report.delta is not None
+    return report.delta.base
+
+
+def sent_by_delta(report: Report | None, base: str) -> Report:
+    """A report that says so."""
+    assert base_of(report) == base, report
+    assert report is not None
+    return report
 
 
 def staged(

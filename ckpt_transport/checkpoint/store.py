@@ -46,6 +46,8 @@ class _Held:
     stored: StoredVersion
     release: ExitStack
     lease: Lease
+    copies: tuple[Buffer, ...] = ()
+    """Its memory, where that is of no pool, and the next copy may have it."""
 
 
 class Store:
@@ -89,8 +91,6 @@ class Store:
         if threads < 1:
             raise ConfigError(f"threads is {threads} and must be at least 1")
         self._kept: _Held | None = None
-        self._copies: tuple[Buffer, ...] = ()
-        """The memory of a copy that is kept."""
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -255,7 +255,7 @@ class Store:
         """
         with self._lock:
             stored = self._held(version).stored
-            buffers, self._copies = self._copies, ()
+            buffers = self._kept.copies if self._kept is not None else ()
             self._let_go_of_kept()
             if not _have_room(buffers, stored, device):
                 del buffers
@@ -264,7 +264,7 @@ class Store:
                 placed = [tensor for tensor in stored.manifest.tensors if tensor.extent == number]
                 copy_computed(extent, placed, buffer, lambda _: None)
             kept = StoredVersion(stored.manifest, buffers, content=stored.content)
-            self._kept, self._copies = _Held(kept, ExitStack(), Lease()), buffers
+            self._kept = _Held(kept, ExitStack(), Lease(), buffers)
             return kept
 
     def let_go_of_kept(self) -> None:
@@ -274,7 +274,6 @@ class Store:
 
     def _let_go_of_kept(self) -> None:
         kept, self._kept = self._kept, None
-        self._copies = ()
         if kept is not None:
             kept.release.close()
 

@@ -34,8 +34,8 @@ WARPS = 2
 ``python -m benchmarks.integrity`` says how fast the kernel reads where there is a GPU."""
 PAGES_AT_ONCE = 512
 """For each call of NumPy, 128 MiB. At each call a thread asks for Python's lock, which an engine's forward passes need,
-too: with calls of 2 MiB these wait ten times as often. There the second sum would find the bytes in a cache, which
-saves a tenth of the time where nobody else wants the lock."""
+too, so that these wait for few calls. In calls of 2 MiB the second sum would find the bytes in a cache, which is worth
+less."""
 PAGES_COPIED = 8
 """So many are copied at a time, to where a core's cache keeps them."""
 PAGES_SHORT = 32

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport import Config, ParameterServer
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.deltas import MadeBytes
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Manifest
 from ckpt_transport.service.compared import why_not_compared
 from ckpt_transport_torch import attach
+from tests.deltas import base_of
 from tests.fleet import model, weights
 from tests.patience import PATIENT
 
@@ -24,12 +25,6 @@ BESIDE = Config.load(**PATIENT, delta="on", commit="auto", delta_base="beside")
 
 def holds(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, tensors[name]) for name, tensor in module.state_dict().items())
-
-
-def base_of(report: Report | None) -> str:
-    assert report is not None
-    assert report.delta is not None
-    return report.delta.base
 
 
 def test_given_two_ranks_and_one_that_writes_while_a_version_waits_for_its_commit_then_that_is_no_base(

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from ckpt_transport import Config, Mapping, ParameterServer, Report, rules
+from ckpt_transport import Config, Mapping, ParameterServer, rules
 from ckpt_transport_torch import attach
+from tests.deltas import base_of
 from tests.fleet import model, weights
 from tests.leftovers import left_behind
 from tests.patience import PATIENT
@@ -25,12 +26,6 @@ def served(dtype: torch.dtype = torch.float32) -> Iterator[tuple[torch.nn.Module
 
 def holds(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, tensors[name].to(tensor.dtype)) for name, tensor in module.state_dict().items())
-
-
-def base_of(report: Report | None) -> str:
-    assert report is not None
-    assert report.delta is not None
-    return report.delta.base
 
 
 def trained(tensors: dict[str, torch.Tensor], step: int) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, Report
 from tests import computed
+from tests.deltas import sent_by_delta
 from tests.fleet import SinkSpec, fleet
 from tests.patience import PATIENT
 
@@ -35,13 +36,6 @@ def some_changed(tensors: dict[str, torch.Tensor], seed: int) -> dict[str, torch
     }
 
 
-def delta_of(report: Report | None, base: str) -> Report:
-    assert report is not None
-    assert report.delta is not None
-    assert report.delta.base == base, report.delta.reason
-    return report
-
-
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
 def test_given_a_module_that_the_loader_computes_then_it_comes_whole_and_the_rest_by_what_has_changed(
     transport: str,
@@ -51,7 +45,7 @@ def test_given_a_module_that_the_loader_computes_then_it_comes_whole_and_the_res
         server.publish("step-0", versions[0], [sink.address])
         for number in (1, 2, 3):
             versions.append(some_changed(versions[-1], number))
-            report = delta_of(server.publish(f"step-{number}", versions[-1], [sink.address]), f"step-{number - 1}")
+            report = sent_by_delta(server.publish(f"step-{number}", versions[-1], [sink.address]), f"step-{number - 1}")
             assert report.delta is not None
             assert dict(report.delta.whole) == {"gate": "the loader computes gate.weight of gate.weight"}
             assert "1 module takes its tensors whole: gate (the loader computes gate.weight" in str(report.delta)
@@ -70,7 +64,7 @@ def test_given_no_step_that_is_kept_then_deltas_come_all_the_same() -> None:
         server.publish("step-0", step, [sink.address])
         for number in (1, 2):
             step = some_changed(step, number)
-            delta_of(server.publish(f"step-{number}", step, [sink.address]), f"step-{number - 1}")
+            sent_by_delta(server.publish(f"step-{number}", step, [sink.address]), f"step-{number - 1}")
             assert sink.state().holds(computed.served_of(step))
 
 
@@ -81,7 +75,7 @@ def test_given_several_steps_that_are_kept_then_each_is_taken_back_with_what_cam
         server.publish("step-0", versions[0], [sink.address])
         for number in (1, 2, 3):
             versions.append(some_changed(versions[-1], number))
-            delta_of(server.publish(f"step-{number}", versions[-1], [sink.address]), f"step-{number - 1}")
+            sent_by_delta(server.publish(f"step-{number}", versions[-1], [sink.address]), f"step-{number - 1}")
         for expected in (versions[2], versions[1], versions[0]):
             server.rollback([sink.address])
             assert sink.state().holds(computed.served_of(expected))
@@ -94,7 +88,7 @@ def test_given_ranks_with_rows_of_their_own_then_whole_tensors_go_to_all_and_cha
         server.publish("step-0", versions[0], addresses)
         for number in (1, 2):
             versions.append(some_changed(versions[-1], number))
-            plan = delta_of(server.publish(f"step-{number}", versions[-1], addresses), f"step-{number - 1}").plan
+            plan = sent_by_delta(server.publish(f"step-{number}", versions[-1], addresses), f"step-{number - 1}").plan
             changes = plan.manifest.nbytes - WHOLE
             for rank, sink in enumerate(sinks):
                 assert sink.state().holds(computed.served_of(versions[-1], rank, SIZE))
@@ -123,7 +117,7 @@ def test_given_two_source_ranks_that_both_hold_the_module_then_it_is_loaded_once
         old = computed.weights_of(1)
         publish("step-0", old)
         new = some_changed(old, 1)
-        delta_of(publish("step-1", new), "step-0")
+        sent_by_delta(publish("step-1", new), "step-0")
         assert sink.state().holds(computed.served_of(new))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, Report
 from tests import experts, halves
+from tests.deltas import sent_by_delta
 from tests.fleet import SinkSpec, fleet
 from tests.patience import PATIENT
 
@@ -48,13 +49,6 @@ def changed_in(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> in
     return sum(int((old[name] != new[name]).sum()) for name in old)
 
 
-def delta_of(report: Report | None, base: str) -> Report:
-    assert report is not None
-    assert report.delta is not None
-    assert report.delta.base == base, report.delta.reason
-    return report
-
-
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
 def test_given_ranks_with_rows_and_columns_then_each_is_sent_what_has_changed_in_its_own(transport: str) -> None:
     with fleet(*RANKS) as sinks, ParameterServer(Config.load(**DELTAS, transport=transport)) as server:
@@ -63,7 +57,7 @@ def test_given_ranks_with_rows_and_columns_then_each_is_sent_what_has_changed_in
         server.publish("step-0", versions[0], addresses)
         for number in (1, 2):
             versions.append(some_changed(versions[-1], number))
-            report = delta_of(server.publish(f"step-{number}", versions[-1], addresses), f"step-{number - 1}")
+            report = sent_by_delta(server.publish(f"step-{number}", versions[-1], addresses), f"step-{number - 1}")
             plan = report.plan
             for rank, sink in enumerate(sinks):
                 assert sink.state().holds(part_of(versions[-1], rank))
@@ -82,7 +76,7 @@ def test_given_two_engines_of_which_one_serves_everything_then_only_ranks_are_se
         old = halves.weights_of(2)
         server.publish("step-0", old, addresses)
         new = some_changed(old, 1)
-        plan = delta_of(server.publish("step-1", new, addresses), "step-0").plan
+        plan = sent_by_delta(server.publish("step-1", new, addresses), "step-0").plan
         assert [sink.state().holds(part_of(new, rank)) for rank, sink in enumerate(sinks[:2])] == [True, True]
         assert sinks[2].state().holds(new)
         assert plan.bytes_to[3] == plan.manifest.nbytes
@@ -95,7 +89,7 @@ def test_given_a_change_in_one_expert_then_the_rank_without_it_needs_no_byte() -
         tensors = experts.weights_of(2)
         server.publish("step-0", tensors, addresses)
         tensors["experts.0"] = tensors["experts.0"] + 1
-        plan = delta_of(server.publish("step-1", tensors, addresses), "step-0").plan
+        plan = sent_by_delta(server.publish("step-1", tensors, addresses), "step-0").plan
         (without,) = (share.nbytes for share in plan.topology.shares)
         assert without == 0
         first = torch.stack([tensors[f"experts.{n}"] for n in range(4)])
@@ -119,6 +113,6 @@ def test_given_two_source_ranks_then_both_send_what_has_changed_in_the_shares_of
         old = halves.weights_of(2)
         publish("step-0", old)
         new = some_changed(old, 1)
-        plan = delta_of(publish("step-1", new), "step-0").plan
+        plan = sent_by_delta(publish("step-1", new), "step-0").plan
         assert all(sink.state().holds(part_of(new, rank)) for rank, sink in enumerate(sinks))
         assert max(plan.bytes_to[2], plan.bytes_to[3]) < 0.51 * plan.manifest.nbytes
