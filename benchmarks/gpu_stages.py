@@ -1,13 +1,15 @@
-"""Compares what the simulator predicts of the stages of updates on a GPU with when they ended.
+"""Compares what the simulator predicts of the stages of updates on GPUs with when they ended.
 
-One source, one worker that copies by name, one GPU, from the host, in place: over ``cuda_ipc``, where the source fills
-slots on the GPU, with rings of one, two and four slots and buckets of 16 and 64 MiB; and over ``shm``, where the worker
-brings buckets itself. Predicted are the run, the moment at which each stage of each bucket ends, and the time from one
-bucket to the next, which is longer where a stage waits for a slot. Rates are those of ``ckpt-transport transports
---measure``, and nothing is fitted.
+One source, a worker on each GPU that copies by name, from the host, in place: over ``cuda_ipc``, where the source fills
+slots on a GPU, with rings of one, two and four slots and buckets of 16 and 64 MiB; and over ``shm``, where workers
+bring buckets themselves. Predicted are the run, the moment at which each stage of each bucket ends, and the time from
+one bucket to the next, which is longer where a stage waits for a slot. Rates are those of ``ckpt-transport transports
+--measure``. How long it takes until a slot that was read is filled again is measured with tiny buckets and one slot,
+where links are no limit. Nothing is fitted to the updates that are predicted.
 
-Usage: ``python -m benchmarks.gpu_stages``; with ``--predict`` it measures rates, writes predictions and stops, and with
-``--to-device`` and ``--within`` it takes these rates instead. Small, without a GPU: ``--device cpu``.
+Usage: ``python -m benchmarks.gpu_stages``; with ``--predict`` it measures rates, writes predictions and stops. Rates
+that are given are not measured, such as ``--peer`` on a host with one GPU. Plans for more GPUs than there are are left
+out. Small, without a GPU: ``--device cpu``.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import enum
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Annotated
 
 import msgspec
@@ -35,17 +37,19 @@ from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import Settings, TensorSpec, plan
 from ckpt_transport.rates import LinkKind, measure
 from ckpt_transport.simulator import Cluster, manifest_of, simulate, world_of
-from ckpt_transport.simulator.cluster import HostLinks
+from ckpt_transport.simulator.cluster import HostLinks, TransportRates
 
-PREDICTIONS = Path(__file__).parent / "predictions"
+PREDICTIONS = Path(__file__).parent / "predictions" / "gpu-stages-turnaround.json"
 MIB = 1 << 20
 DIGITS = 6
 """Of seconds that are kept."""
 LAYERS, SMALL_LAYERS, NARROWER = 12, 1, 8
+TINY: Shapes = {f"tiny{number}": (MIB // 2,) for number in range(256)}
+"""Tensors of 1 MiB in BF16, a bucket each."""
 
 
 class Device(enum.StrEnum):
-    """Where the worker has its weights."""
+    """Where the workers have their weights."""
 
     CUDA = "cuda"
     CPU = "cpu"
@@ -57,10 +61,12 @@ class Chosen(msgspec.Struct, frozen=True):
     transport: str
     bucket_mib: int
     ring_depth: int = 4
+    workers: int = 1
 
     def __str__(self) -> str:
         ring = "" if self.transport == "shm" else f", ring of {self.ring_depth}"
-        return f"{self.transport}, buckets of {self.bucket_mib} MiB{ring}"
+        workers = f", {self.workers} GPUs" if self.workers > 1 else ""
+        return f"{self.transport}, buckets of {self.bucket_mib} MiB{ring}{workers}"
 
 
 class Stages(msgspec.Struct, frozen=True):
@@ -98,11 +104,26 @@ class Predicted(msgspec.Struct, frozen=True):
     stages: Stages
 
 
-class Predictions(msgspec.Struct, frozen=True):
-    """The rates that were measured, in bytes per second, and what follows from them."""
+class Rates(msgspec.Struct, frozen=True):
+    """What a prediction is made of.
+
+    Attributes:
+        to_device: bytes per second from the host to a GPU.
+        within: of a copy within the memory of one.
+        peer: from one GPU to another.
+        turnaround: seconds from when a slot was read until it is filled again, less what the simulator has of it.
+    """
 
     to_device: float
     within: float
+    peer: float
+    turnaround: float = 0.0
+
+
+class Predictions(msgspec.Struct, frozen=True):
+    """The rates that were measured, and what follows from them."""
+
+    rates: Rates
     predictions: tuple[Predicted, ...]
 
 
@@ -110,91 +131,137 @@ def plans(device: Device) -> tuple[Chosen, ...]:
     if device is Device.CPU:
         return Chosen("gloo", 1), Chosen("gloo", 1, 1), Chosen("shm", 1)
     slots = [Chosen("cuda_ipc", bucket, ring) for bucket in (64, 16) for ring in (4, 2, 1)]
-    return (*slots, Chosen("shm", 64), Chosen("shm", 16))
+    several = [Chosen("cuda_ipc", 64, ring, workers=2) for ring in (4, 2, 1)]
+    return (*slots, Chosen("shm", 64), Chosen("shm", 16), *several, Chosen("shm", 64, workers=2))
+
+
+def one_slot(device: Device) -> Chosen:
+    """The plan whose buckets wait for each other most."""
+    return Chosen("cuda_ipc" if device is Device.CUDA else "gloo", 1, 1)
 
 
 def shapes_on(device: Device) -> Shapes:
     return dense(LAYERS) if device is Device.CUDA else narrowed(dense(SMALL_LAYERS), NARROWER)
 
 
-def predict(device: Device, to_device: float, within: float) -> Predictions:
-    """Simulate every plan on a host with these rates."""
-    on_gpu = device is Device.CUDA
-    names = tuple(dict.fromkeys(chosen.transport for chosen in plans(device)))
-    links = HostLinks(nic=1e9, memory=within, to_device=to_device, device=within)
-    world = world_of(Cluster(hosts=1, links=links, transports=names, gpus=int(on_gpu), sinks=1), 1)
-    specs = [TensorSpec(name, "BF16", tuple(shape)) for name, shape in shapes_on(device).items()]
+def predict(device: Device, chosen: Chosen, shapes: Shapes, rates: Rates) -> Predicted:
+    """Simulate a plan on a host with these rates."""
+    links = HostLinks(nic=1e9, memory=rates.within, to_device=rates.to_device, device=rates.within, peer=rates.peer)
+    cluster = Cluster(
+        hosts=1,
+        links=links,
+        transports=(chosen.transport,),
+        gpus=chosen.workers if device is Device.CUDA else 0,
+        sinks=chosen.workers,
+        transport={chosen.transport: TransportRates(turnaround=rates.turnaround)},
+    )
+    world = world_of(cluster, 1)
+    specs = [TensorSpec(name, "BF16", tuple(shape)) for name, shape in shapes.items()]
     at, entries = 0, []
     for spec in specs:
         entries.append(TensorEntry(spec, at, spec.nbytes))
         at += spec.nbytes
     manifest = manifest_of(world, (CheckpointFile(Path("version"), FileStamp(0, 0, at, 0), tuple(entries)),))
-    found = []
-    for chosen in plans(device):
-        settings = Settings(
-            transport=chosen.transport, bucket_bytes=chosen.bucket_mib * MIB, ring_depth=chosen.ring_depth
-        )
-        made = plan(manifest, world.topology, world.traits, settings, world.rates)
-        run = simulate(made, world, shown=range(len(world.topology.participants)))
-        found.append(Predicted(chosen, Stages.of(run.timeline)))
-    return Predictions(to_device, within, tuple(found))
+    settings = Settings(transport=chosen.transport, bucket_bytes=chosen.bucket_mib * MIB, ring_depth=chosen.ring_depth)
+    made = plan(manifest, world.topology, world.traits, settings, world.rates)
+    run = simulate(made, world, shown=range(len(world.topology.participants)))
+    return Predicted(chosen, Stages.of(run.timeline))
 
 
-def measured_rates(device: Device) -> tuple[float, float]:
-    """Bytes per second to the GPU, and of a copy within its memory; without a GPU both of host memory."""
-    rates = {rate.link.kind: rate.rate for rate in measure(lambda link, number, of: None).links}
+def measured_rates(device: Device) -> dict[LinkKind, float]:
+    """Bytes per second of the slowest link of each kind; without a GPU those of host memory stand for the GPU's."""
+    found: dict[LinkKind, float] = {}
+    for rate in measure(lambda link, number, of: None).links:
+        found[rate.link.kind] = min(rate.rate, found.get(rate.link.kind, rate.rate))
     if device is Device.CPU:
-        return rates[LinkKind.MEMORY], rates[LinkKind.MEMORY]
-    return rates[LinkKind.TO_DEVICE], rates[LinkKind.DEVICE]
+        found |= dict.fromkeys((LinkKind.TO_DEVICE, LinkKind.DEVICE, LinkKind.PEER), found[LinkKind.MEMORY])
+    return found
 
 
-def updates(device: Device, every: Sequence[Chosen], repetitions: int) -> Iterator[tuple[Chosen, list[Stages]]]:
-    """Bring versions to one worker by each plan; the first of each, which connects, is not told."""
-    shapes = shapes_on(device)
-    worker = Peer(run_worker, shapes, "cuda:0" if device is Device.CUDA else "cpu")
-    address = worker.answer()
-    for chosen in every:
-        config = Config.load(
-            transport=chosen.transport,
-            bucket_bytes=chosen.bucket_mib * MIB,
-            ring_depth=chosen.ring_depth,
-            commit="in_place",
-        )
-        with ParameterServer(config) as server:
-            server.register("version", tensors=tensors(shapes, 1))
-            found = []
-            for _ in range(repetitions + 1):
-                made = server.update("version", [address])
-                assert made is not None, "this is rank 0"
-                found.append(Stages.of(made.timeline))
-            yield chosen, found[1:]
-    worker.stop()
+def measured_turnaround(device: Device, rates: Rates) -> float:
+    """How much longer it takes from one tiny bucket to the next in one slot than the simulator says without it."""
+    chosen = one_slot(device)
+    ((_, measured),) = updates(device, TINY, [chosen], repetitions=5)
+    interval = median(each.interval("apply") for each in measured)
+    return max(interval - predict(device, chosen, TINY, rates).stages.interval("apply"), 0.0)
 
 
-def rows(predicted: Predicted, measured: Sequence[Stages]) -> Iterator[Row]:
-    """The run, and for each kind of stage when it ended, and how long it took from one bucket to the next."""
-    name, stages = str(predicted.chosen), predicted.stages
-    seconds = median(each.seconds for each in measured)
-    yield Row(
-        f"{name}: run", stages.seconds / seconds, "measured", "", f"{stages.seconds:.4f} s predicted, {seconds:.4f} s"
-    )
-    for kind, ends in stages.ends.items():
-        if any(len(each.ends.get(kind, ())) != len(ends) for each in measured):
-            yield Row(f"{name}: {kind}", float("nan"), "measured", "", "not as many buckets were recorded")
-            continue
-        errors = [
-            (end - other) / each.seconds for each in measured for end, other in zip(ends, each.ends[kind], strict=True)
+def updates(
+    device: Device, shapes: Shapes, every: Sequence[Chosen], repetitions: int
+) -> Iterator[tuple[Chosen, list[Stages]]]:
+    """Bring versions to workers by each plan; the first of each, which connects, is not told."""
+    for count, alike in groupby(every, lambda chosen: chosen.workers):
+        places = [f"cuda:{number}" if device is Device.CUDA else "cpu" for number in range(count)]
+        workers = [Peer(run_worker, shapes, place) for place in places]
+        addresses = [worker.answer() for worker in workers]
+        for chosen in alike:
+            config = Config.load(
+                transport=chosen.transport,
+                bucket_bytes=chosen.bucket_mib * MIB,
+                ring_depth=chosen.ring_depth,
+                commit="in_place",
+            )
+            with ParameterServer(config) as server:
+                server.register("version", tensors=tensors(shapes, 1))
+                found = []
+                for _ in range(repetitions + 1):
+                    made = server.update("version", addresses)
+                    assert made is not None, "this is rank 0"
+                    found.append(Stages.of(made.timeline))
+                yield chosen, found[1:]
+        for worker in workers:
+            worker.stop()
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """A prediction, and the updates that it is of."""
+
+    predicted: Predicted
+    measured: list[Stages]
+
+    @property
+    def seconds(self) -> float:
+        """Of the run, as it was measured."""
+        return median(each.seconds for each in self.measured)
+
+    @property
+    def error(self) -> float:
+        """Of the run, as a part of what was measured."""
+        return self.predicted.stages.seconds / self.seconds - 1
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of stages of which as many were recorded as were predicted."""
+        ends = self.predicted.stages.ends
+        return [kind for kind in ends if all(len(each.ends.get(kind, ())) == len(ends[kind]) for each in self.measured)]
+
+    def moment_errors(self, kind: str) -> list[float]:
+        """Of the moments at which stages of a kind ended, as a part of the run."""
+        return [
+            (end - other) / each.seconds
+            for each in self.measured
+            for end, other in zip(self.predicted.stages.ends[kind], each.ends[kind], strict=True)
         ]
-        worst = max(errors, key=abs)
+
+
+def rows(compared: Compared) -> Iterator[Row]:
+    """The run, and for each kind of stage when it ended, and how long it took from one bucket to the next."""
+    name, stages = str(compared.predicted.chosen), compared.predicted.stages
+    detail = f"{stages.seconds:.4f} s predicted, {compared.seconds:.4f} s"
+    yield Row(f"{name}: run", stages.seconds / compared.seconds, "measured", "", detail)
+    for kind in stages.ends.keys() - set(compared.kinds):
+        yield Row(f"{name}: {kind}", float("nan"), "measured", "", "not as many buckets were recorded")
+    for kind in compared.kinds:
+        errors = compared.moment_errors(kind)
         yield Row(
             f"{name}: moments at which a {kind} ended, error as a part of the run",
             median(map(abs, errors)),
             "measured",
             "<=0.10",
-            f"worst {worst:+.3f}, {len(errors)} moments",
+            f"worst {max(errors, key=abs):+.3f}, {len(errors)} moments",
         )
-        if len(ends) > 1:
-            interval = median(each.interval(kind) for each in measured)
+        if len(stages.ends[kind]) > 1:
+            interval = median(each.interval(kind) for each in compared.measured)
             yield Row(
                 f"{name}: from one {kind} to the next",
                 stages.interval(kind) / interval,
@@ -204,34 +271,76 @@ def rows(predicted: Predicted, measured: Sequence[Stages]) -> Iterator[Row]:
             )
 
 
+def summary(every: Sequence[Compared]) -> Iterator[Row]:
+    """How large errors are over all plans, and whether the faster of two plans was predicted to be."""
+    moments = [abs(error) for each in every for kind in each.kinds for error in each.moment_errors(kind)]
+    for what, errors in (
+        ("runs", [abs(each.error) for each in every]),
+        ("moments at which stages ended, as a part of the run", moments),
+    ):
+        detail = f"{len(errors)} {what}"
+        yield Row(f"error of {what}: median", median(errors), "measured", "<=0.10", detail)
+        yield Row(f"error of {what}: 95th percentile", quantiles(errors, n=20)[-1], "measured", "", detail)
+        yield Row(f"error of {what}: worst", max(errors), "measured", "<=0.25", detail)
+    apart = [
+        (one, other)
+        for one, other in combinations(every, 2)
+        if one.predicted.chosen.workers == other.predicted.chosen.workers
+        and max(one.seconds, other.seconds) > min(one.seconds, other.seconds) * 1.05
+    ]
+    wrong = [
+        f"{one.predicted.chosen} and {other.predicted.chosen}"
+        for one, other in apart
+        if (one.predicted.stages.seconds < other.predicted.stages.seconds) != (one.seconds < other.seconds)
+    ]
+    detail = f"{len(apart) - len(wrong)} of {len(apart)} pairs of plans" + (
+        f"; not: {'; '.join(wrong)}" if wrong else ""
+    )
+    yield Row("order of plans that measured 5 % apart", 1 - len(wrong) / max(len(apart), 1), "right", ">=1", detail)
+
+
+def predictions_here(device: Device, given: Rates) -> Predictions:
+    """Measure what is not given, and predict every plan."""
+    found = measured_rates(device)
+    to_device, within = given.to_device or found[LinkKind.TO_DEVICE], given.within or found[LinkKind.DEVICE]
+    rates = Rates(to_device, within, given.peer or found.get(LinkKind.PEER, to_device))
+    turnaround = given.turnaround or measured_turnaround(device, rates)
+    rates = msgspec.structs.replace(rates, turnaround=turnaround)
+    shapes = shapes_on(device)
+    return Predictions(rates, tuple(predict(device, chosen, shapes, rates) for chosen in plans(device)))
+
+
 def main(
-    predictions: Annotated[bool, typer.Option("--predict", help="Write predictions, and stop.")] = False,
-    device: Annotated[Device, typer.Option(help="Where the worker has its weights.")] = Device.CUDA,
+    only_predict: Annotated[bool, typer.Option("--predict", help="Write predictions, and stop.")] = False,
+    device: Annotated[Device, typer.Option(help="Where the workers have their weights.")] = Device.CUDA,
     to_device: Annotated[float, typer.Option(help="Bytes per second from the host; 0 to measure.")] = 0.0,
     within: Annotated[float, typer.Option(help="Bytes per second of a copy on the GPU; 0 to measure.")] = 0.0,
+    peer: Annotated[float, typer.Option(help="Bytes per second from GPU to GPU; 0 to measure.")] = 0.0,
+    turnaround: Annotated[float, typer.Option(help="Seconds until a slot is filled again; 0 to measure.")] = 0.0,
     repetitions: Annotated[int, typer.Option(min=1, help="Updates by each plan.")] = 5,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
     ] = None,
 ) -> None:
-    path = PREDICTIONS / "gpu-stages.json"
-    if predictions or device is Device.CPU:
-        if not (to_device and within):
-            to_device, within = measured_rates(device)
-        made = predict(device, to_device, within)
-        if predictions:
-            path.write_bytes(msgspec.json.encode(made) + b"\n")
-            return
-    else:
-        made = msgspec.json.decode(path.read_bytes(), type=Predictions)
-    if device is Device.CUDA and not torch.cuda.is_available():
+    if device is Device.CUDA and not torch.cuda.is_available() and not (to_device and within and turnaround):
         print("there is no GPU; try --device cpu", file=sys.stderr)
         raise typer.Exit(1)
-    by_plan = {str(each.chosen): each for each in made.predictions}
-    found: list[Row] = []
-    for chosen, measured in updates(device, [each.chosen for each in made.predictions], repetitions):
-        found += rows(by_plan[str(chosen)], measured)
-    report(found, json_path)
+    if only_predict or device is Device.CPU:
+        made = predictions_here(device, Rates(to_device, within, peer, turnaround))
+        if only_predict:
+            print(made.rates)
+            PREDICTIONS.write_bytes(msgspec.json.encode(made) + b"\n")
+            return
+    else:
+        made = msgspec.json.decode(PREDICTIONS.read_bytes(), type=Predictions)
+    most = torch.cuda.device_count() if device is Device.CUDA else 1
+    by_plan = {str(each.chosen): each for each in made.predictions if each.chosen.workers <= most}
+    every = [each.chosen for each in by_plan.values()]
+    compared = [
+        Compared(by_plan[str(chosen)], measured)
+        for chosen, measured in updates(device, shapes_on(device), every, repetitions)
+    ]
+    report([*summary(compared), *(row for each in compared for row in rows(each))], json_path)
 
 
 if __name__ == "__main__":

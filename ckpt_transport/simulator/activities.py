@@ -186,7 +186,7 @@ class Activities:
             yield from ((rank, everybody) for rank in leg.receivers)
         else:
             arrived: dict[int, Activity] = {}
-            turnaround = self._world.cluster.rates_of(self._plan.routes[leg.route].transport).turnaround
+            turnaround = self._turnaround(leg)
             for rank, parent in _parents(leg, traits).items():
                 path = self._sent.get((self._plan.routes[leg.route].transport, parent, rank))
                 if path is None:
@@ -214,6 +214,9 @@ class Activities:
         if self._world.places[parent][0] == self._world.places[rank][0]:
             return 0
         return self._world.cluster.rates_of(self._plan.routes[route].transport).buffered
+
+    def _turnaround(self, leg: Leg) -> float:
+        return self._world.cluster.rates_of(self._plan.routes[leg.route].transport).turnaround
 
     def _ready(self, rank: int, post: Activity, turnaround: float) -> Activity:
         """A receiver has posted a transfer, and its sender knows."""
@@ -243,7 +246,8 @@ class Activities:
 
     def _given_back(self, stage: Stage, leg: Leg, sent: Activity) -> Activity:
         """What ends when the sender may overwrite what is mapped, which is read until it has been applied."""
-        given_back = self._when_all((leg.sender,), [sent])
+        given_back = self._activity((leg.sender,), self._turnaround(leg))
+        given_back.after(sent)
         for rank in leg.receivers:
             self._readers[stage.bucket, rank].append(given_back)
         return given_back

@@ -80,8 +80,9 @@ class TransportRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bandwidth: bytes per second of one rank.
         latency: seconds one transfer costs whatever its size.
         buffered: bytes that a connection between hosts takes in before they arrive, in buffers of sockets and queues.
-        turnaround: seconds from when a receiver has room for a bucket until its bytes begin to come: a sender that is
-            told so first, and both ends' threads.
+        turnaround: seconds from when a receiver has room for a bucket until its bytes begin to come, or from when it
+            has read a slot that it maps until that is filled again: a sender that is told so first, and both ends'
+            threads.
     """
 
     bandwidth: Rate | None = None
