@@ -7,6 +7,7 @@ keeps no tensor, and takes each only once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,8 @@ import torch
 _TensorGuards: Any = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
 _TensorGuards = getattr(_TensorGuards, "TensorGuards", None)
 """Any, and None where torch has none any more: it is no part of its public interface."""
+
+_is_nested = attrgetter("is_nested")
 
 
 class SameForm:
@@ -33,8 +36,8 @@ class SameForm:
 
     @classmethod
     def of(cls, tensors: Sequence[torch.Tensor]) -> Self | None:
-        """That of these; None where this torch cannot tell."""
-        if _TensorGuards is None:
+        """That of these; None where this torch cannot tell, as of nested tensors."""
+        if _TensorGuards is None or any(map(_is_nested, tensors)):
             return None
         numbers: dict[int, int] = {}
         first = list(map(numbers.setdefault, map(id, tensors), range(len(tensors))))
@@ -56,5 +59,7 @@ class SameForm:
             if any(tensor is not tensors[number] for tensor, number in zip(tensors, self._first, strict=True)):
                 return False
             tensors = [tensors[number] for number in self._distinct]
+        if any(map(_is_nested, tensors)):  # torch, asked for the strides of one, ends the process
+            return False
         with torch.no_grad():
             return bool(self._guards.check(*tensors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 
@@ -15,6 +16,12 @@ Tensors = list[torch.Tensor]
 
 def some() -> Tensors:
     return [torch.ones(2, 3), torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16)), torch.tensor(1.0 + 2j)]
+
+
+def nested(*parts: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises another layout
+        return torch.nested.nested_tensor(list(parts), layout=torch.strided)
 
 
 def form_of(tensors: Tensors) -> SameForm:
@@ -44,6 +51,7 @@ def test_given_other_tensors_of_the_same_form_then_it_is_told() -> None:
         lambda a, b, c: [a, b, c.conj()],
         lambda a, b, c: [torch.zeros(2, 3, dtype=torch.complex64).conj().imag, b, c],
         lambda a, b, c: [a.to_sparse(), b, c],
+        lambda a, b, c: [nested(a[0], a[1]), b, c],
     ],
 )
 def test_given_tensors_of_another_form_then_it_is_told(changed: Callable[..., Tensors]) -> None:
@@ -73,3 +81,7 @@ def test_given_the_form_of_a_tensor_then_the_tensor_is_not_kept() -> None:
     del tensor
     assert kept() is None
     assert form.is_that_of([torch.ones(3)])
+
+
+def test_given_a_nested_tensor_then_no_form_is_told() -> None:
+    assert SameForm.of([torch.ones(3), nested(torch.ones(2))]) is None
