@@ -7,13 +7,16 @@ DTensors are cut as torch cuts them (``torch.distributed.tensor.placement_types`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 
-from ckpt_transport.checkpoint.given import check_plain
+from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain
 from ckpt_transport.checkpoint.index_runs import Run, chunk
 from ckpt_transport.errors import CheckpointError
+
+_cut = attrgetter("shape", "placements", "device_mesh")
 
 
 def is_dtensor(value: object) -> bool:
@@ -43,7 +46,7 @@ def local_part(name: str, value: Any) -> LocalPart | None:
             f"tensor '{name}' is a DTensor whose ranks have summands of it ({value.placements}); give "
             "redistribute(placements=[Replicate()]) of it"
         )
-    local = value.to_local().detach()
+    local = _local_of(value)
     check_plain(name, local)
     runs = runs_of(shape, value.device_mesh.shape, coordinate, value.placements)
     copies = any(
@@ -51,6 +54,36 @@ def local_part(name: str, value: Any) -> LocalPart | None:
         for placement, size in zip(value.placements, value.device_mesh.shape, strict=True)
     )
     return LocalPart(local, runs, copies)
+
+
+def _local_of(value: Any) -> torch.Tensor:
+    with torch.no_grad():  # it is much shorter without a node of autograd
+        local: torch.Tensor = value.to_local()
+    return local.detach()
+
+
+class PlainTensors(NamedTuple):
+    """What this rank has of tensors, all of it plain.
+
+    Attributes:
+        values: the tensors, and of DTensors what is here.
+        cuts: shape, placements and mesh of each DTensor, and None of others; empty where there are no DTensors.
+    """
+
+    values: list[torch.Tensor]
+    cuts: Sequence[object] = ()
+
+
+def plain_tensors(values: list[Any]) -> PlainTensors | None:
+    """What this rank has of all these; None where something else is among them."""
+    if not (others := set(map(type, values)) - OWN_KINDS):
+        return PlainTensors(values)
+    if not all(issubclass(kind, torch.Tensor) and hasattr(kind, "full_tensor") for kind in others):
+        return None
+    here = [value if type(value) in OWN_KINDS else _local_of(value) for value in values]
+    if not OWN_KINDS.issuperset(map(type, here)):
+        return None
+    return PlainTensors(here, [None if type(value) in OWN_KINDS else _cut(value) for value in values])
 
 
 def runs_of(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ckpt_transport.checkpoint.borrowing import borrow, wait_for_writers
-from ckpt_transport.checkpoint.given import OWN_KINDS
+from ckpt_transport.checkpoint.dtensors import PlainTensors, plain_tensors
 from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.mapping import MappedTensors
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, are_runs_of_bytes, lent
@@ -30,22 +30,24 @@ class _Given:
 
     Attributes:
         names: of the tensors.
+        cuts: where this rank's part of each is cut from, as of :class:`PlainTensors`.
         forms: dtype, shape and device of each, all of them :func:`runs of bytes <are_runs_of_bytes>`, and whether torch
             counts writes to it.
         addresses: of each.
         first: the number of the first tensor that begins at the same address, of each: names of one tensor share it.
     """
 
-    def __init__(self, names: list[object], values: Sequence[torch.Tensor]) -> None:
-        self.names = names
+    def __init__(self, names: list[object], plain: PlainTensors) -> None:
+        self.names, (values, self.cuts) = names, plain
         self.forms, self.addresses = _forms_of(values), _addresses_of(values)
         self.first = _first_of(self.addresses)
         self._same_form = SameForm.of(values)
 
-    def addresses_again(self, names: list[object], values: Sequence[torch.Tensor]) -> list[int] | None:
-        """The addresses of tensors of the same names, forms and ties; None of others."""
+    def addresses_again(self, names: list[object], plain: PlainTensors) -> list[int] | None:
+        """The addresses of tensors of the same names, cuts, forms and ties; None of others."""
+        values = plain.values
         try:
-            if names != self.names or not self._have_same_form(values):
+            if names != self.names or plain.cuts != self.cuts or not self._have_same_form(values):
                 return None
             addresses = _addresses_of(values)
         except RuntimeError:  # of a kind that has no memory of its own; who takes it in says so
@@ -102,19 +104,19 @@ class Loans:
 
         Raises: as ``make`` and :func:`borrow`.
         """
-        plain = _all_plain(tensors)
+        plain = plain_tensors(list(tensors.values())) if isinstance(tensors, Mapping) else None
         if plain is None:
             return borrow(*make())
-        names, values = plain
-        known = self._known
+        assert isinstance(tensors, Mapping)
+        names, known = list(tensors), self._known
         addresses = None
         if known is not None and known.how == how:
-            addresses = known.given.addresses_again(names, values)
+            addresses = known.given.addresses_again(names, plain)
         if known is not None and addresses is not None:
-            return self._again(known, values, addresses)
+            return self._again(known, plain.values, addresses)
         mapped = make()
         loan = borrow(*mapped)
-        self._known = _remembered(mapped, loan, how, names, values)
+        self._known = _remembered(mapped, loan, how, names, plain)
         return loan
 
     def _again(self, known: _Known, values: Sequence[torch.Tensor], addresses: Sequence[int]) -> Loan:
@@ -131,14 +133,6 @@ class Loans:
         )
 
 
-def _all_plain(tensors: object) -> tuple[list[object], list[torch.Tensor]] | None:
-    """Names and tensors of what was given; None where not all of them are as plain as that."""
-    if not isinstance(tensors, Mapping):
-        return None
-    values: list[torch.Tensor] = list(tensors.values())
-    return (list(tensors), values) if OWN_KINDS.issuperset(map(type, values)) else None
-
-
 def _forms_of(values: Sequence[torch.Tensor]) -> tuple[list[object], list[bool]]:
     return list(map(_form, values)), list(map(torch.Tensor.is_inference, values))
 
@@ -152,19 +146,29 @@ def _first_of(addresses: Sequence[int]) -> list[int]:
     return list(map(numbers.setdefault, addresses, range(len(addresses))))
 
 
+def _elements_of(tensor: torch.Tensor) -> object:
+    """Equal of tensors that are the same elements, where these are runs of bytes."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.device, tensor.is_inference()
+
+
 def _remembered(
-    mapped: MappedTensors, loan: Loan, how: object, names: list[object], values: Sequence[torch.Tensor]
+    mapped: MappedTensors, loan: Loan, how: object, names: list[object], plain: PlainTensors
 ) -> _Known | None:
     """What is kept of a loan; None where it is of others than the tensors that were given, each as it is."""
-    numbers = {id(tensor): number for number, tensor in enumerate(values)}
-    order = [numbers.get(id(part.tensor), -1) for part in mapped.parts]
-    if not isinstance(loan.backing, ScatteredTensors) or -1 in order or not are_runs_of_bytes(values):
+    values, backing = plain.values, loan.backing
+    if not isinstance(backing, ScatteredTensors) or not are_runs_of_bytes(values):
         return None
-    backing = loan.backing
+    of_given, of_lent = (
+        [_elements_of(tensor) for tensor in of] for of in (values, (part.tensor for part in mapped.parts))
+    )
+    numbers = {elements: number for number, elements in enumerate(of_given)}
+    order = None if of_lent == of_given else [numbers.get(elements, -1) for elements in of_lent]
+    if order is not None and -1 in order:
+        return None
     return _Known(
         how,
-        _Given(names, values),
-        None if order == list(range(len(values))) else order,
+        _Given(names, plain),
+        order,
         loan.tensors,
         loan.conversions,
         loan.same,
