@@ -9,20 +9,19 @@ import numpy.typing as npt
 
 from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count
 
-WORD_BYTES = 8
-PLACE_BITS = 16
-PLACES_OF_A_WORD = 4
+EIGHT = 8
+"""Units whose marks are looked at together."""
 DENSE = 0.1
-"""From such a share on NumPy finds what differs without jumping from one to the next. Below it, words are faster."""
+"""From such a share on NumPy finds what differs without jumping from one to the next. Below it, eights are faster."""
 SPARSE = 16
 """Where one unit of so many differs, or more, a mask may be what takes the fewest bytes."""
 RARE = 10
-"""Of so many words one differs, where eight are looked at together."""
+"""Of so many eights one has a difference, where four of them are looked at together."""
 
 Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint64]
 Units = npt.NDArray[np.unsignedinteger]
 Places = npt.NDArray[np.intp]
+Marks = npt.NDArray[np.bool_]
 
 
 class ChangedUnits(NamedTuple):
@@ -51,73 +50,41 @@ class ChangedUnits(NamedTuple):
 
 
 def changed_units(old: Bytes, now: Bytes, unit: int) -> ChangedUnits:
-    """What differs in a chunk. Where few units do, they are looked for in words that do."""
-    if unit < WORD_BYTES and now.size % WORD_BYTES == 0:
-        words = old.view(np.uint64), now.view(np.uint64)
-        differ = words[0] != words[1]
-        count = int(np.count_nonzero(differ))
-        if count <= (1 - (1 - DENSE) ** (WORD_BYTES // unit)) * differ.size:
-            return _changed_within(_where(differ, count), *words, unit)
+    """What differs in a chunk. Either version is read once, and what is read anew is in a cache."""
     units = now.view(f"u{unit}")
-    each_differs = old.view(units.dtype) != units
-    places = np.flatnonzero(each_differs)
-    edges = np.arange(block_count(units.size) + 1) * BLOCK_UNITS
-    bits = np.packbits(each_differs, bitorder="little")
-    return ChangedUnits(_counts(places, edges), places.astype(np.uint16), units.take(places), bits)
+    differs = old.view(units.dtype) != units
+    places = _where(differs)
+    counts = np.diff(places.searchsorted(np.arange(block_count(units.size) + 1) * BLOCK_UNITS)).astype(np.uint32)
+    bits = np.packbits(differs, bitorder="little") if places.size * SPARSE > units.size else None
+    return ChangedUnits(counts, places.astype(np.uint16), units.take(places), bits)
 
 
-def _changed_within(found: Places, old: Words, now: Words, unit: int) -> ChangedUnits:
-    """As :func:`changed_units`, of units in the words that were found to differ."""
-    each = WORD_BYTES // unit
-    values = now.take(found).view(f"u{unit}")
-    units = np.flatnonzero(old.take(found).view(values.dtype) != values)
-    edges = np.arange(block_count(now.size * each) + 1) * (BLOCK_UNITS // each)
-    counts = _counts(units, found.searchsorted(edges) * each)
-    places, bits = _places_in_blocks(found, each).take(units), None
-    if units.size * SPARSE > now.size * each:
-        bits = np.packbits(old.view(values.dtype) != now.view(values.dtype), bitorder="little")
-    return ChangedUnits(counts, places, values.take(units), bits)
+def _where(differs: Marks) -> Places:
+    """Which units differ. Where few do, eights that have one are looked for first, and units within them."""
+    if differs.size % EIGHT:
+        return np.flatnonzero(differs)
+    eights = differs.view(np.uint64)
+    differ = eights != 0
+    count = int(np.count_nonzero(differ))
+    if count > (1 - (1 - DENSE) ** EIGHT) * differ.size:
+        return np.flatnonzero(differs)
+    return places_in(eights, eights_that(differ, count))
 
 
-def _counts(places: Places, edges: Places) -> npt.NDArray[np.uint32]:
-    """How many places are between neighbouring edges."""
-    return np.diff(places.searchsorted(edges)).astype(np.uint32)
-
-
-def _places_in_blocks(words: Places, each: int) -> npt.NDArray[np.uint16]:
-    """The places of all units of these words within their blocks; a word has ``each`` units.
-
-    As many places as a word of 64 bits has room for are computed by one multiplication, of a number that has a one for
-    each of them.
-    """
-    together = min(each, PLACES_OF_A_WORD)
-    ones = sum(1 << PLACE_BITS * number for number in range(together))
-    ascending = sum(number << PLACE_BITS * number for number in range(together))
-    firsts = words.astype(f"u{2 * together}")
-    firsts &= BLOCK_UNITS // each - 1
-    firsts *= each * ones
-    firsts += ascending
-    if each == together:
-        return firsts.view(np.uint16)
-    placed = np.empty((len(words), each // together), firsts.dtype)
-    for number in range(each // together):
-        np.add(firsts, number * together * ones, out=placed[:, number])
-    return placed.reshape(-1).view(np.uint16)
-
-
-def _where(differ: npt.NDArray[np.bool_], count: int) -> Places:
-    """Which are true. Where few are, eights are looked at first: NumPy jumps from one to the next there, and waits."""
-    if differ.size % 8 or count * RARE > differ.size:
+def eights_that(differ: Marks, count: int) -> Places:
+    """Which are true. Where few are, fours are looked at first: NumPy jumps from one to the next there, and waits."""
+    if differ.size % 4 or count * RARE > differ.size:
         return np.flatnonzero(differ)
-    eights = differ.view(np.uint64)
-    found = np.flatnonzero(eights != 0)
-    return _composed(found, np.flatnonzero(eights.take(found).view(np.bool_)), 8)
+    fours = differ.view(np.uint32)
+    return places_in(fours, np.flatnonzero(fours != 0))
 
 
-def _composed(found: Places, within: Places, each: int) -> Places:
-    """The places of what was found within parts of ``each``, of which ``found`` are the places. It is a power of 2."""
-    shift = each.bit_length() - 1
-    places = found.take(within >> shift)
-    places <<= shift
-    places += within & (each - 1)
+def places_in(groups: Units, found: Places) -> Places:
+    """The places of marks that are set in some groups, of which ``found`` are the places; a group has 4 or 8 marks."""
+    each = groups.itemsize
+    within = np.flatnonzero(groups.take(found).view(np.bool_))
+    places = found.take(within >> (each.bit_length() - 1))
+    places *= each
+    within &= each - 1
+    places += within
     return places

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import delta_gpu, delta_shares, deltas, sparsity
+from benchmarks import delta_gpu, delta_passes, delta_shares, deltas, sparsity
 
 
 def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:
     rows = deltas.measure(mib=1, rounds=1)
     assert len(rows) == 3 * len(deltas.SHARES) - 2
     assert [row.name for row in rows][:2] == ["diff, 0% changed", "diff, 1% changed"]
+
+
+def test_given_the_passes_of_a_diff_then_they_find_what_it_finds_and_each_has_a_time() -> None:
+    rows = delta_passes.measure(mib=1, rounds=1)
+    assert [row.name for row in rows if row.target] == ["all passes, 1% changed", "all passes, 5% changed"]
 
 
 def test_given_two_ranks_then_each_density_is_divided_and_no_element_is_lost() -> None:
