@@ -47,6 +47,7 @@ class LentMemory:
         self.offsets, self.nbytes, self.addresses, self.sizes = offsets, nbytes, addresses, sizes
         self.devices = frozenset(devices)
         self._gatherings: dict[torch.device, Gathering] = {}
+        self._begins: Sequence[int] | None = None
         self._allocations: KeptAllocations | None = None
         self.device, self.reason = HOST, ""
         if any(device.type == "cuda" for device in self.devices):
@@ -67,8 +68,10 @@ class LentMemory:
         return cls(devices, offsets, nbytes, addresses, [tensor.nbytes for tensor in tensors])
 
     def views_of(self, tensors: Sequence[torch.Tensor]) -> ByteViews:
-        """The bytes of these tensors, which lie in it."""
-        return ByteViews(tensors, self.addresses, self.sizes)
+        """The bytes of these tensors, which lie in it. Where memory begins is asked once: it mostly is the same."""
+        views = ByteViews(tensors, self.addresses, self.sizes, self._begins)
+        self._begins = views.begins
+        return views
 
     @property
     def is_there(self) -> bool:

@@ -24,15 +24,24 @@ class ByteViews(Sequence[torch.Tensor]):
     Args:
         tensors: contiguous, on any devices.
         addresses, sizes: of each, in bytes.
+        begins: where the memory of others began that had these addresses and sizes, mostly that of these; None for
+            unknown.
 
     Attributes:
-        begins: where the memory began in which each lies.
+        begins: where the memory begins in which each lies; where it was told, right after :meth:`begins_now`.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], addresses: Sequence[int], sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        addresses: Sequence[int],
+        sizes: Sequence[int],
+        begins: Sequence[int] | None = None,
+    ) -> None:
         self._addresses, self._sizes = addresses, sizes
         self._memories = list(map(torch.Tensor.untyped_storage, tensors))
-        self.begins = self.begins_now()
+        self._is_sure = begins is None
+        self.begins = self._asked() if begins is None else list(begins)
         self._made: dict[int, torch.Tensor] = {}
 
     @classmethod
@@ -42,7 +51,21 @@ class ByteViews(Sequence[torch.Tensor]):
 
     def begins_now(self) -> list[int]:
         """Where the memory begins in which each lies: elsewhere than before where its owner has freed it."""
+        now = self._asked()
+        if not self._is_sure and now != self.begins:
+            for number, begin in enumerate(now):
+                if self._lies_in(number, begin):
+                    self.begins[number] = begin
+        self._is_sure = True
+        return now
+
+    def _asked(self) -> list[int]:
         return list(map(torch.UntypedStorage.data_ptr, self._memories))
+
+    def _lies_in(self, number: int, begin: int) -> bool:
+        """Whether bytes lie where they did within their memory, which begins there now: it was not freed."""
+        start = self._addresses[number] - begin
+        return 0 <= start <= self._memories[number].nbytes() - self._sizes[number]
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -60,11 +83,13 @@ class ByteViews(Sequence[torch.Tensor]):
         return made
 
     def _some(self, which: slice) -> ByteViews:
-        some = ByteViews((), self._addresses[which], self._sizes[which])
-        some._memories, some.begins = self._memories[which], self.begins[which]
+        some = ByteViews((), self._addresses[which], self._sizes[which], self.begins[which])
+        some._memories, some._is_sure = self._memories[which], self._is_sure
         return some
 
     def _view(self, number: int) -> torch.Tensor:
-        memory, nbytes = self._memories[number], self._sizes[number]
+        memory, nbytes, begin = self._memories[number], self._sizes[number], self.begins[number]
+        if not self._is_sure and self._lies_in(number, memory.data_ptr()):
+            begin = memory.data_ptr()
         view = torch.empty(0, dtype=torch.uint8, device=memory.device)
-        return view.set_(memory, self._addresses[number] - self.begins[number] if nbytes else 0, (nbytes,), (1,))
+        return view.set_(memory, self._addresses[number] - begin if nbytes else 0, (nbytes,), (1,))
