@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from operator import is_not
 
 import numpy as np
@@ -34,7 +35,7 @@ from ckpt_transport.spi import (
 from ckpt_transport_torch.landings import Landings
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.name_tables import NameTables
-from ckpt_transport_torch.writes import written_past_torch
+from ckpt_transport_torch.writes import count_writes
 
 PLAIN_KINDS = frozenset({torch.Tensor, torch.nn.Parameter})
 MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"
@@ -69,6 +70,8 @@ class TorchEngine(ModuleEngine):
         """A staging area, and where the tensors lie that it was found to be for."""
         self._stood_still = False
         """Forward passes stood still when tensors were looked at, and nothing was done since then."""
+        self._has_looked = self._has_counted = False
+        """:meth:`meanwhile` has found the tensors in place, and has told torch that they get other values."""
         self._addresses: Sequence[int] = ()
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
@@ -189,18 +192,31 @@ class TorchEngine(ModuleEngine):
             self._needs = super()._needs_of(tensors)
         return self._needs
 
+    def meanwhile(self) -> None:
+        """Look at the tensors in place of :meth:`finish`. What changes from then on, :meth:`certify` finds."""
+        if self._snapshot is None:
+            return
+        with suppress(RuntimeError):  # of one that has no memory any more: finish() says so
+            self._has_looked = self._snapshot.stays()
+        if not (self._staging or self._has_counted):
+            count_writes(self._snapshot.tensors)
+            self._has_counted = True
+
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
         self._double_buffer.close()
         self._tables.forget_unused()
         self._landings.forget_unused()
-        self._check_places()
+        if not self._has_looked:
+            self._check_places()
 
     def certify(self) -> None:
         """See :meth:`Engine.certify`. In which form tensors lie, :meth:`confirm` looks at."""
         self._check_places()
         if self._snapshot is not None:
-            written_past_torch(self._snapshot.tensors)
+            if not self._has_counted:
+                count_writes(self._snapshot.tensors)
+            torch.clear_autocast_cache()
 
     def _check_places(self) -> None:
         if self._snapshot is not None and not self._snapshot.stays():
@@ -211,6 +227,7 @@ class TorchEngine(ModuleEngine):
         self.enqueues = self._on_one_device
         self._double_buffer.close()
         self._snapshot, self._raw, self._addresses, self._stood_still = None, {}, (), False
+        self._has_looked = self._has_counted = False
 
     @property
     def _is_tabled(self) -> bool:

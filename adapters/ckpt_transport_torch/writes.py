@@ -14,5 +14,10 @@ def written_past_torch(tensors: Mapping[str, torch.Tensor]) -> None:
     So a gradient of a pass before that is refused instead of being computed with the new values, and autocast casts
     anew what it has cast before.
     """
-    increment_version(tensors.values())
+    count_writes(tensors)
     torch.clear_autocast_cache()
+
+
+def count_writes(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Count one more write to each, for gradients."""
+    increment_version(tensors.values())

@@ -22,7 +22,7 @@ class Engine(ABC):
     In an update they are called in this order: :meth:`begin`, then the questions (:meth:`share`, :meth:`expects`,
     :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`load` for each
     bucket, :meth:`finish`, :meth:`certify`, :meth:`resume`. One that fails is ended by :meth:`resume` where nothing was
-    loaded, and by :meth:`taint` otherwise.
+    loaded, and by :meth:`taint` otherwise. Before :meth:`finish`, :meth:`meanwhile` may be called.
 
     A staged update loads before it holds: :meth:`can_stage` is one of the questions, then :meth:`stage`, :meth:`load`
     for each bucket, :meth:`finish`, :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`exchange`, :meth:`certify`,
@@ -242,6 +242,12 @@ class Engine(ABC):
 
     def landed(self, pieces: LoadedBucket) -> None:
         """The bytes of a bucket are where :meth:`landing` said: do with them what is left to do."""
+
+    def meanwhile(self) -> None:
+        """All buckets were given to :meth:`load`, and a device may still be reading them: do what need not wait for it.
+
+        Not called where the sink has something else to do then. What is found wrong is left to :meth:`finish`.
+        """
 
     @abstractmethod
     def finish(self) -> None:

@@ -91,11 +91,15 @@ class AppliesBeside(Applies):
         ledger, apply: as for :class:`Applies`.
         admits: asked by the pump, in the order of the plan.
         wake: has the pump look at applies, from any thread.
+        given: called when all buckets were applied, which devices may still be reading.
     """
 
-    def __init__(self, ledger: Ledger, apply: Apply, admits: Admit, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, apply: Apply, admits: Admit, wake: Callable[[], None], given: Callable[[], None]
+    ) -> None:
         super().__init__(ledger, apply)
-        self._admits, self._wake = admits, wake
+        self._admits, self._wake, self._given = admits, wake, given
+        self._last = self._waiting[-1] if self._waiting else None
         self._handed_over: queue.SimpleQueue[RankStep | None] = queue.SimpleQueue()
         self._given_back: deque[Applied | BaseException] = deque()
 
@@ -151,6 +155,8 @@ class AppliesBeside(Applies):
                 self._give_back(applied)
             else:
                 self._given_back.append(applied)
+            if step is self._last:
+                self._given()
         if self._failure is not None:
             raise self._failure
 

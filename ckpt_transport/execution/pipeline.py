@@ -52,6 +52,8 @@ class Pipeline:
         apply_stream: where ``apply`` enqueues everything that reads the bytes, so that they need not have arrived when
             it is called; None where they must have.
         digests: what else may have to be right before a bucket is applied.
+        given: called on the caller's thread when all buckets were applied, while devices read them, if it is not the
+            thread that everything waits for.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Pipeline:
         progress: Callable[[int], None],
         apply_stream: torch.cuda.Stream | None = None,
         digests: Digests | None = None,
+        given: Callable[[], None] = lambda: None,
     ) -> None:
         self._schedule, self._watch, self._idle, self._progress = schedule, watch, idle, progress
         self._digests = Digests() if digests is None else digests
@@ -83,7 +86,7 @@ class Pipeline:
         ]
         self._applies: Applies
         if apply_stream is None or None in received:
-            self._applies = AppliesBeside(ledger, apply, self._digests.admits, wake)
+            self._applies = AppliesBeside(ledger, apply, self._digests.admits, wake, given)
         else:
             self._applies = AppliesInOrder(ledger, apply, apply_stream, self._transfers, watch)
 

@@ -38,6 +38,11 @@ class Handover:
             self.check()
             self._applying = not beside
 
+    def meanwhile(self) -> None:
+        """Have the engine do what need not wait for the end of what it was given."""
+        if self.engine is not None and not self._revoked:
+            self.engine.meanwhile()
+
     def exchange(self) -> None:
         """Have the engine exchange what is staged and what it serves."""
         assert self.engine is not None

@@ -39,7 +39,6 @@ from ckpt_transport.update.received import ReceivedBytes
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
 
-TICK_SECONDS = 0.1
 FRESH_SECONDS = 1.0
 """For so long a look at lent tensors counts for one that is due."""
 
@@ -271,6 +270,7 @@ class Participant:
             on_sent,
             self._apply_stream(),
             self._digests,
+            self._handover.meanwhile,
         )
         events = pipeline.run()
         self._digests.finish(guarded, self._mailbox.pump)

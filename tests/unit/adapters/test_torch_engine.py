@@ -90,3 +90,19 @@ def test_given_a_staging_area_for_the_same_tensors_then_they_are_asked_for_their
         engine.resume()
     assert looks.of_each(1000) == Counter()
     assert exchanging.of_each(1000) == Counter(data_ptr=1)
+
+
+def test_given_time_while_a_device_reads_then_tensors_are_looked_at_and_counted_there_and_not_when_all_is_in() -> None:
+    module = torch.nn.ParameterList(torch.nn.Parameter(torch.ones(3)) for _ in range(1000))
+    engine = TorchEngine(module)
+    engine.begin()
+    engine.confirm()
+    writes = [each._version for each in module]
+    engine.meanwhile()
+    counted = [each._version for each in module]
+    for step, asked in ((engine.finish, Counter[str]()), (engine.certify, Counter(data_ptr=1))):
+        with Looks() as looks:
+            step()
+        assert looks.of_each(1000) == asked
+    assert [each._version for each in module] == counted == [count + 1 for count in writes]
+    engine.resume()

@@ -144,6 +144,26 @@ def test_given_tensors_replaced_while_bytes_come_then_they_are_found_before_anyt
     assert holds(module, version(module, 0.7))
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["before the look ahead", "after it"])
+@pytest.mark.parametrize("change", [assign, half, offload, another_parameter, another_layer, wrapped_layer])
+def test_given_tensors_replaced_around_a_look_ahead_then_they_are_found_before_anything_is_served(
+    change: Change, late: bool
+) -> None:
+    module = net()
+    engine = TorchEngine(module)
+    engine.begin()
+    engine.confirm()
+    load(engine, version(module, 0.5))
+    if not late:
+        change(module)
+    engine.meanwhile()
+    if late:
+        engine.finish()
+        change(module)
+    with pytest.raises(UpdateError, match=r"^(0|2)\..* got other memory while an update was applied"):
+        (engine.certify if late else engine.finish)()
+
+
 @contextmanager
 def serving(module: torch.nn.Module, engine: ModuleEngine) -> Iterator[Attachment]:
     sink = Sink(engine, "", "old", Config.load(**PATIENT))

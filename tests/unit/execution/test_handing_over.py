@@ -64,7 +64,7 @@ def test_given_buckets_that_wait_for_the_engine_then_the_pump_is_woken_once_for_
             over.set()
 
     ledger = arrived(plan_of(bucket_bytes))
-    applies = AppliesBeside(ledger, apply, lambda number, runs: True, wake)
+    applies = AppliesBeside(ledger, apply, lambda number, runs: True, wake, lambda: None)
 
     def pump() -> None:
         assert applies.advance()
