@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.divided_digest import Along
 from ckpt_transport.memory.fence import fence, stream_for
 from ckpt_transport.memory.host_copies import HostCopies, copy_batch
+from ckpt_transport.memory.moves import move
 
 CHUNK_BYTES = 8 << 20
 TURNS = 4
@@ -36,7 +36,7 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
         _copy_on_device([target], [source])
         return
     if target.numel() <= CHUNK_BYTES:
-        np.copyto(target.numpy(), source.numpy())
+        move(target.numpy(), source.numpy())
         return
     most = _taken_at_once(target.numel())
     _copy_on_host(deque(zip(torch.split(target, most), torch.split(source, most), strict=True)))
@@ -76,7 +76,7 @@ def copy_views_along(
     def copy(piece: tuple[torch.Tensor, torch.Tensor, int]) -> None:
         target, source, until = piece
         along(until)
-        np.copyto(target.numpy(), source.numpy())
+        move(target.numpy(), source.numpy())
 
     by_threads(pieces, copy, torch.get_num_threads())
 
@@ -171,7 +171,7 @@ def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
             target, source = chunks.popleft()
         except IndexError:
             return
-        np.copyto(target.numpy(), source.numpy())
+        move(target.numpy(), source.numpy())
 
 
 def _copy_on_device(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
