@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckpt_transport.memory.digest import PAGE_BYTES, Digest, add, page_count
+from ckpt_transport.memory.digest import (
+    COLUMNS,
+    PAGE_BYTES,
+    PAGES_AT_ONCE,
+    ROWS,
+    Digest,
+    Words,
+    add_sums,
+    page_count,
+    sums_along,
+)
 
 PART_BYTES = 8 * PAGE_BYTES
 """A core's share of a cache holds so much, and to hand it over costs nothing beside it."""
@@ -41,7 +51,8 @@ class DividedDigest:
                 part = raw[start : start + PART_BYTES]
                 self._parts.append((at + start, part, page))
                 page += page_count(part.size)
-        self._left, self._sums = len(self._parts), np.zeros(2, np.uint64)
+        self._left, self._pages = len(self._parts), page
+        self._rows, self._columns = np.empty((page, ROWS), np.uint64), np.empty((page, COLUMNS), np.uint64)
         self._lock = threading.Lock()
 
     def compute(self, until: float = math.inf) -> None:
@@ -53,9 +64,9 @@ class DividedDigest:
             with np.errstate(over="ignore"):
                 while (part := self._begin(until)) is not None:
                     raw, page = part
-                    sums = np.zeros(2, np.uint64)
-                    add(sums, raw, page)
-                    self._end(sums)
+                    some = slice(page, page + page_count(raw.size))
+                    sums_along(raw, self._rows[some], self._columns[some])
+                    self._end()
         except BaseException as error:
             self._fail(error)
             raise
@@ -73,12 +84,23 @@ class DividedDigest:
             _, raw, page = self._parts.popleft()
             return raw, page
 
-    def _end(self, sums: npt.NDArray[np.uint64]) -> None:
+    def _end(self) -> None:
         with self._lock:
-            self._sums += sums
             self._left -= 1
-            if self._left == 0 and not self.result.done():
-                self.result.set_result(self._sums.tobytes())
+            if self._left:
+                return
+        sums = self._summed()
+        with self._lock:
+            if not self.result.done():
+                self.result.set_result(sums.tobytes())
+
+    def _summed(self) -> Words:
+        """Both sums of all pages: what is small is done once for many of them."""
+        sums = np.zeros(2, np.uint64)
+        for first in range(0, self._pages, PAGES_AT_ONCE):
+            some = slice(first, first + PAGES_AT_ONCE)
+            add_sums(sums, np.concatenate((self._rows[some].ravel(), self._columns[some].ravel())), first)
+        return sums
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
