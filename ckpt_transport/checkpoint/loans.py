@@ -19,7 +19,7 @@ from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.mapping import MappedTensors
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, are_runs_of_bytes, lent
 from ckpt_transport.checkpoint.watched import Watching
-from ckpt_transport.memory import SameForm
+from ckpt_transport.memory import SameForm, any_nested
 from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor
 
 _form = attrgetter("dtype", "shape", "device")
@@ -57,7 +57,7 @@ class _Given:
         return addresses if _first_of(addresses) == self.first else None
 
     def _have_same_form(self, values: Sequence[torch.Tensor]) -> bool:
-        if self._same_form is not None and self._same_form.is_that_of(values):
+        if self._same_form is not None and not any_nested(values) and self._same_form.is_that_of(values):
             return True
         if _forms_of(values) != self.forms or not are_runs_of_bytes(values):
             return False

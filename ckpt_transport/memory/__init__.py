@@ -76,6 +76,7 @@ from ckpt_transport.memory.runs import places_of as places_of
 from ckpt_transport.memory.runs import reads_in_place as reads_in_place
 from ckpt_transport.memory.runs import starts_of as starts_of
 from ckpt_transport.memory.same_form import SameForm as SameForm
+from ckpt_transport.memory.same_form import any_nested as any_nested
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName
 from ckpt_transport.memory.segment import free_shared_memory as free_shared_memory

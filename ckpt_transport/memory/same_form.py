@@ -6,7 +6,7 @@ keeps no tensor, and takes each only once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Self
 
@@ -17,6 +17,11 @@ _TensorGuards = getattr(_TensorGuards, "TensorGuards", None)
 """Any, and None where torch has none any more: it is no part of its public interface."""
 
 _is_nested = attrgetter("is_nested")
+
+
+def any_nested(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether there is a nested tensor among these. Asked for its strides, as guards ask, torch ends the process."""
+    return any(map(_is_nested, tensors))
 
 
 class SameForm:
@@ -37,7 +42,7 @@ class SameForm:
     @classmethod
     def of(cls, tensors: Sequence[torch.Tensor]) -> Self | None:
         """That of these; None where this torch cannot tell, as of nested tensors."""
-        if _TensorGuards is None or any(map(_is_nested, tensors)):
+        if _TensorGuards is None or any_nested(tensors):
             return None
         numbers: dict[int, int] = {}
         first = list(map(numbers.setdefault, map(id, tensors), range(len(tensors))))
@@ -52,14 +57,12 @@ class SameForm:
         return cls(guards, distinct, first)
 
     def is_that_of(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether as many tensors surely have it."""
+        """Whether as many tensors surely have it. Where they come from outside, look first for :func:`any_nested`."""
         if len(tensors) != len(self._first):
             return False
         if self._distinct is not None:
             if any(tensor is not tensors[number] for tensor, number in zip(tensors, self._first, strict=True)):
                 return False
             tensors = [tensors[number] for number in self._distinct]
-        if any(map(_is_nested, tensors)):  # torch, asked for the strides of one, ends the process
-            return False
         with torch.no_grad():
             return bool(self._guards.check(*tensors))

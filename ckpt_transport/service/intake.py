@@ -17,7 +17,7 @@ import torch
 from ckpt_transport.checkpoint import Loan, Mapping, TensorPairs, Tensors, comes_in_pairs, parts_of
 from ckpt_transport.checkpoint.given import OWN_KINDS
 from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
-from ckpt_transport.memory import SameForm
+from ckpt_transport.memory import SameForm, any_nested
 
 _layout, _device, _nbytes = map(attrgetter, ("layout", "device", "nbytes"))
 
@@ -81,7 +81,7 @@ class Intakes:
         if not OWN_KINDS.issuperset(map(type, values)):
             return choose_intake([part for value in values for part in parts_of(value)])
         whole = cast(list[torch.Tensor], values)
-        if self._lent is not None and self._lent.is_that_of(whole):
+        if self._lent is not None and not any_nested(whole) and self._lent.is_that_of(whole):
             return LENT
         intake = choose_intake(whole)
         self._lent = SameForm.of(whole) if intake.lend else None

@@ -35,12 +35,12 @@ def test_given_nothing_then_it_is_registered() -> None:
     assert not choose_intake([]).lend
 
 
-def test_given_tensors_like_those_of_the_step_before_then_none_of_them_is_asked_anything() -> None:
+def test_given_tensors_like_those_of_the_step_before_then_each_is_only_asked_whether_it_is_nested() -> None:
     intakes = Intakes()
     for _ in range(2):
         weights = {f"t{number}": torch.ones(5) for number in range(1000)}
         with Looks() as looks:
             assert intakes.of(weights, None).lend
-    assert looks.of_each(1000) == Counter()
+    assert looks.of_each(1000) == Counter(is_nested=1)
     assert not intakes.of(weights | {"t0": torch.ones(3, 2).t()}, None).lend
     assert intakes.of(weights, None).lend
