@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ckpt_transport.engine import Engine, ServedElements, ServedSums, can_be_kept, digest_of_served
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.errors import CkptTransportError, DeltaRefusedError
 from ckpt_transport.update.delta_engine import DeltaEngine
 
 NOT_ASKED = "when its version was committed nobody said that deltas follow"
@@ -27,7 +27,7 @@ class ServedBase:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.digest, self._why_none = "", NOT_ASKED
+        self.digest, self._why_none = "", ""
         self.is_due = False
         self._sums: ServedSums | None = None
         self._sums_of: tuple[object, tuple[int, ...]] = None, ()
@@ -43,7 +43,7 @@ class ServedBase:
         if self.is_due or not note or not isinstance(by, DeltaEngine):
             self._sums = None
         self._by = by if isinstance(by, DeltaEngine) else None
-        self.digest, self._why_none, self.is_due = "", NOT_ASKED, note
+        self.digest, self._why_none, self.is_due = "", "", note
 
     def note(self) -> None:
         """Note the digest of what is served, if that is due. Forward passes run."""
@@ -52,20 +52,27 @@ class ServedBase:
             self.digest, self._why_none = self._look(self._noted)
 
     def objection(self) -> str:
-        """Why a delta cannot be put on what is served; empty when it can."""
+        """Why a delta cannot be put on what is served, with the engine's label; empty when it can."""
         if not self.digest:
-            return self._why_none
+            return self._why_none or self._labelled(NOT_ASKED)
         now, why = self._look(lambda elements: digest_of_served(elements.tensors))
-        return why or ("" if now == self.digest else "somebody else has written to it since it was committed")
+        if why or now == self.digest:
+            return why
+        return self._labelled("somebody else has written to it since it was committed")
+
+    def _labelled(self, why: str) -> str:
+        return f"{self._engine.label}: {why}"
 
     def _look(self, compute: Callable[[ServedElements], str]) -> tuple[str, str]:
         """The digest, or why there is none."""
         try:
             return compute(self._engine.served_elements()), ""
-        except CkptTransportError as error:
+        except DeltaRefusedError as error:
             return "", str(error)
+        except CkptTransportError as error:
+            return "", self._labelled(str(error))
         except Exception as error:
-            return "", f"its digest cannot be computed: {type(error).__name__}: {error}"
+            return "", self._labelled(f"its digest cannot be computed: {type(error).__name__}: {error}")
 
     def _noted(self, elements: ServedElements) -> str:
         """The digest of what was committed."""

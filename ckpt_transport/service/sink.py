@@ -125,8 +125,7 @@ class Sink(Listener):
         if objection := self._serving.objection_to_delta(asked):
             return objection
         self._warm_ups.leave()
-        why = self._base.objection()
-        return f"{self.label}: {why}" if why else ""
+        return self._base.objection()
 
     def _base_served(self, asked: q.AskBase) -> q.BaseServed:
         if why := self._objection_to_delta(asked):

@@ -146,4 +146,5 @@ def test_given_a_computed_module_that_is_not_contiguous_then_each_update_sends_e
             assert report is not None
             assert report.delta is not None
             assert "gate.weight is not contiguous" in report.delta.reason
+            assert report.delta.reason.count(sink.label) == 1
             assert sink.state().holds(computed.served_of(step))
