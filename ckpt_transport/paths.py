@@ -20,6 +20,11 @@ def without_nul(path: Path, error: type[CkptTransportError]) -> Path:
     return path
 
 
+def may_be_written(path: Path) -> bool:
+    """Whether a file can be there, or a device such as /dev/null. A pipe cannot: who opens it waits for a reader."""
+    return path.is_file() or path.is_char_device() or not path.exists()
+
+
 def path_of(given: object, error: type[CkptTransportError]) -> Path:
     """The path that a caller has given, as text or as a path.
 

@@ -173,6 +173,8 @@ def _check_unlisted(paths: Sequence[Path], weight_map: Mapping[str, str], index:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
+    if index.is_fifo():  # reading it would wait for a writer
+        raise CheckpointError(f"{index} is not a plain file; download it again")
     try:
         text = index.read_bytes()
     except OSError as error:

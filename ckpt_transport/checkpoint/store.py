@@ -28,6 +28,9 @@ from ckpt_transport.memory import Buffer, MemoryKind, free_on_host, no_collectio
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.paths import path_of, paths_of
 
+LONGEST_NAME = 1000
+"""Characters of a version's name, which messages, logs and tables repeat."""
+
 
 class Lease:
     """Says for how long a version is held that was taken in for one call.
@@ -309,6 +312,11 @@ class Store:
             raise StoreError("this store was closed")
         if not isinstance(version, str) or not version or not version.isprintable():
             raise StoreError(f"a version cannot be called {version!r}; give a name of printable characters")
+        if len(version) > LONGEST_NAME:
+            raise StoreError(
+                f"a version cannot be called {version[:20]!r}..., which has {len(version):,} characters; give a name "
+                f"of at most {LONGEST_NAME:,}"
+            )
         for name in [name for name, held in self._versions.items() if held.lease.over]:
             if (held := self._versions.pop(name)) is not self._kept:
                 held.release.close()

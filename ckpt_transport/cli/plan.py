@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
+from ckpt_transport.cli.options import (
+    AsJson,
+    BucketBytes,
+    Checkpoint,
+    ConfigFile,
+    MemoryBudget,
+    OptionsError,
+    RingDepth,
+    Transport,
+)
 from ckpt_transport.cli.output import Output
 
 if TYPE_CHECKING:
     from ckpt_transport.config import Config
     from ckpt_transport.transports.interface import Traits
+
+MOST_RANKS = 65_536
+"""More are a slip of the hand: half a minute and 2 GB."""
 
 
 def plan(
@@ -44,6 +56,11 @@ def plan(
     from ckpt_transport.rates import kept
     from ckpt_transport.update.available import check, states
 
+    if (ranks := sources + hosts * sinks) > MOST_RANKS:
+        raise OptionsError(
+            f"--sources {sources} and --hosts {hosts} with --sinks {sinks} on each are {ranks:,} ranks; a plan is made "
+            f"for at most {MOST_RANKS:,}"
+        )
     settings = Config.load(
         config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
     )

@@ -19,7 +19,7 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.events import UpdateEnded
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.history.timeline import timeline_of
-from ckpt_transport.paths import without_nul
+from ckpt_transport.paths import may_be_written, without_nul
 
 FULL = 16 << 20
 """Bytes after which a new file is begun. The one before is kept: together they hold a few hundred updates at least."""
@@ -45,7 +45,7 @@ def check_history(history: str) -> None:
     except OSError as error:
         raise ConfigError(f"history {path} cannot be written: {error.strerror}; choose another place") from error
     there = path if path.exists() else path.parent
-    if path.is_dir() or not os.access(there, os.W_OK):
+    if not may_be_written(path) or not os.access(there, os.W_OK):
         raise ConfigError(f"history {path} cannot be a file that is written; choose another place for it")
 
 

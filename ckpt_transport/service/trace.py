@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.paths import may_be_written
 from ckpt_transport.update.report import Report
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def check_trace(config: Config) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place for the trace") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if not may_be_written(path) or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path} cannot be a file that is written; choose another place for the trace")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def checkpoint(tmp_path: Path) -> Path:
         ("--sink ipc:///tmp/a --mapping {folder}/no-secret.toml", "is no mapping: Object contains unknown field"),
         ("--sink ipc:///tmp/a --transport carrier-pigeon", "carrier-pigeon"),
         ("--sink ipc:///tmp/a --trace /proc/none/trace", "choose another place for the trace"),
+        ("--sink ipc:///tmp/a --trace {folder}/pipe", "pipe cannot be a file that is written"),
         (f"--engine abacus --endpoint {DEAD}", "no adapter drives engines called 'abacus'"),
         (f"--engine vllm --endpoint {DEAD} --endpoint {DEAD}", "an endpoint is named twice"),
         (f"--engine vllm --endpoint {DEAD} --pause maybe", "pause is 'maybe'"),
@@ -42,6 +44,7 @@ def checkpoint(tmp_path: Path) -> Path:
 )
 def test_given_an_update_that_cannot_be_then_nothing_is_read(checkpoint: Path, options: str, refusal: str) -> None:
     (checkpoint / "no-secret.toml").write_text('secret_file = "/none"')
+    os.mkfifo(checkpoint / "pipe")
     given = options.format(folder=checkpoint).split()
     done = CliRunner().invoke(app, ["update", "--checkpoint", str(checkpoint), "--version", "v2", *given])
     assert isinstance(done.exception, CkptTransportError)
@@ -75,3 +78,8 @@ def test_given_rank_and_world_size_of_another_job_then_arguments_overrule_them(c
         done = run(*update, "--rank", "0", "--world-size", "1", environ={**ENVIRONMENT, **leftover})
         assert done.returncode == 0, done.stderr
         assert sink.state().holds(weights(2))
+
+
+def test_given_more_ranks_than_a_plan_is_made_for_then_they_are_counted(checkpoint: Path) -> None:
+    done = CliRunner().invoke(app, ["plan", "--checkpoint", str(checkpoint), "--hosts", "10000000", "--sinks", "8"])
+    assert "80,000,001 ranks; a plan is made for at most 65,536" in str(done.exception)

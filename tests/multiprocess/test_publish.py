@@ -84,6 +84,7 @@ def test_given_arguments_of_a_wrong_kind_then_each_is_named_with_what_would_do()
         ),
         (r"sinks are to be a list, also where there is one: give \[3\]", {"sinks": 3}),
         ("a version cannot be called 3; give a name", {"version": 3}),
+        (r"which has 100,000 characters; give a name of at most 1,000", {"version": "x" * 100_000}),
         (r"'cast' is no mapping: give Mapping.of\(...\)", {"mapping": "cast"}),
         (r"no mapping: give Mapping.of\(...\)", {"mapping": [rules.Cast("BF16")]}),
     ]
@@ -94,6 +95,18 @@ def test_given_arguments_of_a_wrong_kind_then_each_is_named_with_what_would_do()
                 server.publish(**{**given, **arguments})
         with pytest.raises(ConfigError, match="'cast' is no mapping"):
             server.register("step", tensors=weights(2), mapping="cast")  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_given_a_tensor_that_has_become_a_nested_one_then_the_step_is_refused_by_name_and_the_next_one_comes() -> None:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        server.publish("step-1", weights(1), [sink.address])
+        name = next(iter(weights(2)))
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.strided)
+        with pytest.raises(CheckpointError, match=f"'{name}' is nested"):
+            server.publish("step-2", weights(2) | {name: nested}, [sink.address])
+        server.publish("step-3", weights(3), [sink.address])
+        assert sink.state().holds(weights(3))
 
 
 def test_given_weights_that_are_gathered_one_by_one_then_a_step_is_served_without_a_second_copy_of_them() -> None:

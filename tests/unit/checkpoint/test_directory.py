@@ -224,6 +224,11 @@ def file_is_a_pipe(directory: Path) -> Path:
     return directory
 
 
+def index_is_a_pipe(directory: Path) -> Path:
+    os.mkfifo(directory / "model.safetensors.index.json")
+    return directory
+
+
 def no_tensors(directory: Path) -> Path:
     write(directory / "model.safetensors", {})
     return directory
@@ -284,6 +289,7 @@ def no_tensors(directory: Path) -> Path:
         pytest.param(index_of({"a": "../x"}), ["tensor 'a'", "outside its own directory"], id="index reaches out"),
         pytest.param(index_of({"a": "/x"}), ["tensor 'a'", "outside its own directory"], id="absolute file name"),
         pytest.param(file_is_a_pipe, ["model.safetensors is not a plain file"], id="a pipe"),
+        pytest.param(index_is_a_pipe, [INDEX, "is not a plain file"], id="index is a pipe"),
         pytest.param(no_tensors, ["model.safetensors", "no tensor at all"], id="no tensors"),
     ],
 )
