@@ -11,7 +11,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, TaintedError
 from ckpt_transport.memory import divided_digest
-from ckpt_transport.memory.digest import add
+from ckpt_transport.memory.digest import sums_along
 from ckpt_transport_torch import attach
 from tests.patience import PATIENT
 
@@ -53,12 +53,12 @@ def test_given_no_memory_for_a_digest_then_the_update_ends_with_the_reason_and_t
         if not failed.is_set():
             failed.set()
             raise MemoryError("no memory for a digest")
-        add(*args)
+        sums_along(*args)
 
     with attach(module, loader=loader(module), config=config) as sink, ParameterServer(config) as server:
         tensors = {"weight": torch.randn(1024, 1024)}
         server.publish("1", tensors, [sink.address])
-        monkeypatch.setattr(divided_digest, "add", no_memory)
+        monkeypatch.setattr(divided_digest, "sums_along", no_memory)
         with pytest.raises(TaintedError, match="MemoryError: no memory for a digest"):
             server.publish("2", {"weight": torch.randn(1024, 1024)}, [sink.address])
         assert failed.is_set()

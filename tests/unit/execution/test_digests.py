@@ -24,7 +24,7 @@ from ckpt_transport.execution import (
     SinkDigests,
 )
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, MemoryRun, divided_digest, usable_cores
-from ckpt_transport.memory.digest import add
+from ckpt_transport.memory.digest import sums_along
 from ckpt_transport.planning import IN_PLACE, Plan, Settings
 from ckpt_transport.transports.interface import Group
 from tests.unit.devices import PATIENCE
@@ -151,9 +151,9 @@ def test_given_a_round_that_is_closed_while_parts_of_a_digest_are_left_then_nobo
     def held_up(*args: Any) -> None:
         at_work.release()
         assert go_on.wait(PATIENCE)
-        add(*args)
+        sums_along(*args)
 
-    monkeypatch.setattr(divided_digest, "add", held_up)
+    monkeypatch.setattr(divided_digest, "sums_along", held_up)
     with Mailbox() as mailbox:
         channel = RouteControl(mailbox, Group("digests", (rank,), rank, ("here",)), {rank: mailbox.address})
         made = SinkDigests(RankSchedule(plan, rank), channel, "a sink", mailbox.wake)

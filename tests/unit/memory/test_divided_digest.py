@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from itertools import count
 from typing import Any
 
 import pytest
 import torch
 
 from ckpt_transport.memory import DividedDigest, copy_views_along, divided_digest
-from ckpt_transport.memory.digest import add, as_bytes, digest
+from ckpt_transport.memory.digest import as_bytes, digest, sums_along
 from ckpt_transport.memory.divided_digest import PART_BYTES
 from tests.patience import PATIENCE
 
@@ -70,13 +71,14 @@ def test_given_views_that_are_copied_then_what_is_read_is_computed_before_and_al
     assert divided.result.result(0) == as_bytes(digest([memory]))
 
 
-def fails_at(page: int) -> Callable[..., None]:
-    """Takes the place of what adds up a part; there is no memory for the one of that page."""
+def fails_at(call: int) -> Callable[..., None]:
+    """Takes the place of what adds up a part; there is no memory for the one of that call."""
+    calls = count()
 
-    def act(sums: Any, raw: Any, first: int) -> None:
-        if first == page:
+    def act(*given: Any) -> None:
+        if next(calls) == call:
             raise MemoryError("no memory")
-        add(sums, raw, first)
+        sums_along(*given)
 
     return act
 
@@ -85,7 +87,7 @@ def test_given_a_part_that_cannot_be_computed_then_whoever_waits_hears_why_and_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     divided = DividedDigest(runs_of([4 * PART_BYTES]))
-    monkeypatch.setattr(divided_digest, "add", fails_at(8))
+    monkeypatch.setattr(divided_digest, "sums_along", fails_at(1))
     divided.compute(PART_BYTES)
     with pytest.raises(MemoryError, match="no memory"):
         divided.compute()
@@ -109,7 +111,7 @@ def test_given_threads_of_which_each_fails_then_the_first_says_why(monkeypatch: 
         except MemoryError as error:
             heard.append(error)
 
-    monkeypatch.setattr(divided_digest, "add", fail)
+    monkeypatch.setattr(divided_digest, "sums_along", fail)
     threads = [threading.Thread(target=compute) for _ in range(2)]
     for thread in threads:
         thread.start()
