@@ -34,6 +34,11 @@ class ScaledElements(NamedTuple):
     computation: Computation
     factors: torch.Tensor
 
+    @property
+    def repeatable(self) -> bool:
+        """Each element is one product, rounded."""
+        return True
+
     def fill(self, bucket: torch.Tensor, offset: int) -> None:
         self.computation.fill(bucket, offset, self.factors)
 

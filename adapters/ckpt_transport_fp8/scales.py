@@ -37,12 +37,17 @@ class VersionScales(NamedTuple):
     """All scales of one version.
 
     Attributes:
-        rows: the scales as rows of bytes, and what puts these where they belong.
+        rows: the scales as rows of bytes, and what puts these where they belong; behind the last scale of a tensor, 0.
         factors: what elements are multiplied by, float32, one for each group.
     """
 
     rows: Sequence[tuple[RowScatter, torch.Tensor]]
     factors: torch.Tensor
+
+    @property
+    def repeatable(self) -> bool:
+        """They have been computed."""
+        return True
 
     def fill(self, bucket: torch.Tensor, offset: int) -> None:
         """Write to ``bucket`` the bytes of scales that lie in it; ``offset`` is its own in the extent."""
@@ -89,6 +94,8 @@ class ScaleLayout:
         if not all(torch.stack(finite).tolist()):  # the one wait for the device, after all that is enqueued on it
             for each, scales in zip(self._alike, made, strict=True):
                 each.refuse(amax, scales)
+        for each, scales in zip(self._alike, made, strict=True):
+            each.clear_padding(scales)
         return VersionScales(
             [
                 (each.scatter, scales.view(torch.uint8).view(-1, ALIGNMENT))
@@ -108,16 +115,25 @@ class _AlikeScales:
         self.first_groups: dict[str, int] = {}
         self._size = dtypes.TORCH[dtype].itemsize
         offsets: list[int] = []
+        padding: list[int] = []
         for scale in tensors:
             self.first_groups[scale.spec.name] = first
             padded = align_up(scale.spec.nbytes)
             offsets += range(scale.offset, scale.offset + padded, ALIGNMENT)
+            begin = first - self._first
+            padding += range(begin + scale.spec.nbytes // self._size, begin + padded // self._size)
             first += padded // self._size
         self.last = first
+        self._padding = torch.tensor(padding, dtype=torch.int64, device=device)
+        """Groups without elements."""
         self.scatter = row_scatter_on(device, offsets)
 
     def scales(self, amax: torch.Tensor) -> torch.Tensor:
         return scales_for(amax[self._first : self.last], self._scheme, dtypes.TORCH[self._dtype])
+
+    def clear_padding(self, scales: torch.Tensor) -> None:
+        """Make 0 of what belongs to groups without elements."""
+        scales.index_fill_(0, self._padding, 0)
 
     def refuse(self, amax: torch.Tensor, scales: torch.Tensor) -> None:
         """Raise an error that names the first weight of which something is not finite, if there is one."""

@@ -17,6 +17,10 @@ from ckpt_transport.memory import MemoryKind, copy_each
 class Computing(Protocol):
     """Computes some tensors of an extent."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether each element has the same bytes however many are computed at once."""
+
     def fill(self, bucket: torch.Tensor, offset: int) -> None:
         """Put those bytes into ``bucket`` (uint8) that the extent has from ``offset`` on, and that are computed here.
 
@@ -42,7 +46,7 @@ class ComputedExtent:
     @property
     def made_on(self) -> torch.device | None:
         """Where its bytes are made, if they are the same however many are made at once; else None."""
-        return self._device if all(isinstance(each, CastTensors) for each in self._computed) else None
+        return self._device if all(each.repeatable for each in self._computed) else None
 
     def only_enqueues(self, device: torch.device) -> bool:
         return False
@@ -65,6 +69,8 @@ class CastTensors:
         dtypes: what each becomes.
         offsets: where each starts in the extent, ascending, in bytes.
     """
+
+    repeatable = True
 
     def __init__(self, tensors: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype], offsets: Sequence[int]) -> None:
         self._tensors = [tensor.detach().reshape(-1) for tensor in tensors]

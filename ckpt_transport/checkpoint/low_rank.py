@@ -90,6 +90,9 @@ class Sums:
         offsets: where each starts in the extent, ascending, in bytes.
     """
 
+    repeatable = False
+    """How a product is rounded may depend on how many rows are multiplied at once."""
+
     def __init__(self, sums: Sequence[Sum], dtypes: Sequence[torch.dtype], offsets: Sequence[int]) -> None:
         self._sums, self._dtypes, self._offsets = sums, dtypes, offsets
 

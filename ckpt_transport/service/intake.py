@@ -17,6 +17,7 @@ import torch
 from ckpt_transport.checkpoint import Loan, Mapping, TensorPairs, Tensors, comes_in_pairs, parts_of
 from ckpt_transport.checkpoint.given import OWN_KINDS
 from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
+from ckpt_transport.checkpoint.stored_version import made_on
 from ckpt_transport.memory import SameForm, any_nested
 
 _layout, _device, _nbytes = map(attrgetter, ("layout", "device", "nbytes"))
@@ -36,6 +37,7 @@ class Intake(NamedTuple):
 
 COPIED_FOR_DELTAS = Intake(lend=False, why="registered, because what has changed is found in copies on the host")
 COMPARED_BESIDE = Intake(lend=True, why="lent, and compared with a copy of the version before on the same device")
+MADE_BESIDE = Intake(lend=True, why="lent, and compared with a copy of the version before where it is computed")
 LENT = Intake(lend=True, why="lent, because its tensors can be sent from where they lie")
 
 
@@ -53,17 +55,26 @@ class Intakes:
             tensors, mapping: the version.
             base: the setting ``delta_base``.
         """
-        if base == "host" or isinstance(tensors, Loan) or not isinstance(tensors, abc.Mapping):
+        if base == "host":
+            return COPIED_FOR_DELTAS
+        if isinstance(tensors, Loan):
+            backing = tensors.backing
+            device = None if backing is None else made_on(backing)
+            if backing is None or device is None or not self._takes_copy(device, backing.nbytes, base):
+                return COPIED_FOR_DELTAS
+            return MADE_BESIDE
+        if not isinstance(tensors, abc.Mapping):
             return COPIED_FOR_DELTAS
         if (mapping is not None and mapping.reads_bytes) or not self.of(tensors, mapping).lend:
             return COPIED_FOR_DELTAS
         parts = [part for value in tensors.values() for part in parts_of(value) if part.numel()]
         devices = set(map(_device, parts))
-        if len(devices) != 1:
-            return COPIED_FOR_DELTAS
-        if base == "auto" and not self._copies.fit_on(devices.pop(), sum(map(_nbytes, parts))):
+        if len(devices) != 1 or not self._takes_copy(devices.pop(), sum(map(_nbytes, parts)), base):
             return COPIED_FOR_DELTAS
         return COMPARED_BESIDE
+
+    def _takes_copy(self, device: torch.device, nbytes: int, base: str) -> bool:
+        return base == "beside" or self._copies.fit_on(device, nbytes)
 
     def had_no_room(self) -> None:
         """A device had no memory for a copy: versions are copied on the host from now on, unless it is to be beside."""
