@@ -4,8 +4,9 @@ One source, a worker on each GPU that copies by name, from the host, in place: o
 slots on a GPU, with rings of one, two and four slots and buckets of 16 and 64 MiB; and over ``shm``, where workers
 bring buckets themselves. Predicted are the run, the moment at which each stage of each bucket ends, and the time from
 one bucket to the next, which is longer where a stage waits for a slot. Rates are those of ``ckpt-transport transports
---measure``. How long it takes until a slot that was read is filled again is measured with tiny buckets and one slot,
-where links are no limit. Nothing is fitted to the updates that are predicted.
+--measure``. What a bucket costs beside its bytes is measured with tiny buckets, for which links are no limit: what
+processors do for each, and how long it takes until a slot that was read is filled again. Nothing is fitted to the
+updates that are predicted.
 
 Usage: ``python -m benchmarks.gpu_stages``; with ``--predict`` it measures rates, writes predictions and stops. Rates
 that are given are not measured, such as ``--peer`` on a host with one GPU. Plans for more GPUs than there are are left
@@ -37,9 +38,9 @@ from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import Settings, TensorSpec, plan
 from ckpt_transport.rates import LinkKind, measure
 from ckpt_transport.simulator import Cluster, manifest_of, simulate, world_of
-from ckpt_transport.simulator.cluster import HostLinks, TransportRates
+from ckpt_transport.simulator.cluster import Costs, HostLinks, TransportRates
 
-PREDICTIONS = Path(__file__).parent / "predictions" / "gpu-stages-turnaround.json"
+PREDICTIONS = Path(__file__).parent / "predictions" / "gpu-stages-costs.json"
 MIB = 1 << 20
 DIGITS = 6
 """Of seconds that are kept."""
@@ -63,8 +64,12 @@ class Chosen(msgspec.Struct, frozen=True):
     ring_depth: int = 4
     workers: int = 1
 
+    @property
+    def has_slots(self) -> bool:
+        return self.transport != "shm"
+
     def __str__(self) -> str:
-        ring = "" if self.transport == "shm" else f", ring of {self.ring_depth}"
+        ring = f", ring of {self.ring_depth}" if self.has_slots else ""
         workers = f", {self.workers} GPUs" if self.workers > 1 else ""
         return f"{self.transport}, buckets of {self.bucket_mib} MiB{ring}{workers}"
 
@@ -96,6 +101,11 @@ class Stages(msgspec.Struct, frozen=True):
         """Seconds from the end of one bucket's stage to that of the next, in the middle of all."""
         return median(later - earlier for earlier, later in pairwise(self.ends[kind]))
 
+    def pace(self, kind: str) -> float:
+        """The same, in the mean."""
+        ends = self.ends[kind]
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
+
 
 class Predicted(msgspec.Struct, frozen=True):
     """What the simulator says of one plan."""
@@ -111,12 +121,16 @@ class Rates(msgspec.Struct, frozen=True):
         to_device: bytes per second from the host to a GPU.
         within: of a copy within the memory of one.
         peer: from one GPU to another.
-        turnaround: seconds from when a slot was read until it is filled again, less what the simulator has of it.
+        bucket: seconds that processors need for each bucket that goes through slots.
+        apply: for each that is read where it lies.
+        turnaround: seconds from when a slot was read until it is filled again, beside that.
     """
 
     to_device: float
     within: float
     peer: float
+    bucket: float = 0.0
+    apply: float = 0.0
     turnaround: float = 0.0
 
 
@@ -135,11 +149,6 @@ def plans(device: Device) -> tuple[Chosen, ...]:
     return (*slots, Chosen("shm", 64), Chosen("shm", 16), *several, Chosen("shm", 64, workers=2))
 
 
-def one_slot(device: Device) -> Chosen:
-    """The plan whose buckets wait for each other most."""
-    return Chosen("cuda_ipc" if device is Device.CUDA else "gloo", 1, 1)
-
-
 def shapes_on(device: Device) -> Shapes:
     return dense(LAYERS) if device is Device.CUDA else narrowed(dense(SMALL_LAYERS), NARROWER)
 
@@ -153,6 +162,7 @@ def predict(device: Device, chosen: Chosen, shapes: Shapes, rates: Rates) -> Pre
         transports=(chosen.transport,),
         gpus=chosen.workers if device is Device.CUDA else 0,
         sinks=chosen.workers,
+        costs=Costs(bucket=rates.bucket if chosen.has_slots else 0.0, apply=0.0 if chosen.has_slots else rates.apply),
         transport={chosen.transport: TransportRates(turnaround=rates.turnaround)},
     )
     world = world_of(cluster, 1)
@@ -178,12 +188,20 @@ def measured_rates(device: Device) -> dict[LinkKind, float]:
     return found
 
 
-def measured_turnaround(device: Device, rates: Rates) -> float:
-    """How much longer it takes from one tiny bucket to the next in one slot than the simulator says without it."""
-    chosen = one_slot(device)
-    ((_, measured),) = updates(device, TINY, [chosen], repetitions=5)
-    interval = median(each.interval("apply") for each in measured)
-    return max(interval - predict(device, chosen, TINY, rates).stages.interval("apply"), 0.0)
+def with_costs(device: Device, rates: Rates) -> Rates:
+    """The same rates with what tiny buckets cost beside their bytes."""
+    slots = "cuda_ipc" if device is Device.CUDA else "gloo"
+    deep, lone, mapped = Chosen(slots, 1, 4), Chosen(slots, 1, 1), Chosen("shm", 1)
+    taken = {
+        chosen: median(each.pace("apply") for each in measured)
+        for chosen, measured in updates(device, TINY, [deep, lone, mapped], repetitions=5)
+    }
+
+    def beside(chosen: Chosen, rates: Rates) -> float:
+        return max(taken[chosen] - predict(device, chosen, TINY, rates).stages.pace("apply"), 0.0)
+
+    rates = msgspec.structs.replace(rates, bucket=taken[deep], apply=beside(mapped, rates))
+    return msgspec.structs.replace(rates, turnaround=beside(lone, rates))
 
 
 def updates(
@@ -280,7 +298,9 @@ def summary(every: Sequence[Compared]) -> Iterator[Row]:
     ):
         detail = f"{len(errors)} {what}"
         yield Row(f"error of {what}: median", median(errors), "measured", "<=0.10", detail)
-        yield Row(f"error of {what}: 95th percentile", quantiles(errors, n=20)[-1], "measured", "", detail)
+        yield Row(
+            f"error of {what}: 95th percentile", quantiles(errors, n=20, method="inclusive")[-1], "measured", "", detail
+        )
         yield Row(f"error of {what}: worst", max(errors), "measured", "<=0.25", detail)
     apart = [
         (one, other)
@@ -303,9 +323,7 @@ def predictions_here(device: Device, given: Rates) -> Predictions:
     """Measure what is not given, and predict every plan."""
     found = measured_rates(device)
     to_device, within = given.to_device or found[LinkKind.TO_DEVICE], given.within or found[LinkKind.DEVICE]
-    rates = Rates(to_device, within, given.peer or found.get(LinkKind.PEER, to_device))
-    turnaround = given.turnaround or measured_turnaround(device, rates)
-    rates = msgspec.structs.replace(rates, turnaround=turnaround)
+    rates = with_costs(device, Rates(to_device, within, given.peer or found.get(LinkKind.PEER, to_device)))
     shapes = shapes_on(device)
     return Predictions(rates, tuple(predict(device, chosen, shapes, rates) for chosen in plans(device)))
 
@@ -316,17 +334,16 @@ def main(
     to_device: Annotated[float, typer.Option(help="Bytes per second from the host; 0 to measure.")] = 0.0,
     within: Annotated[float, typer.Option(help="Bytes per second of a copy on the GPU; 0 to measure.")] = 0.0,
     peer: Annotated[float, typer.Option(help="Bytes per second from GPU to GPU; 0 to measure.")] = 0.0,
-    turnaround: Annotated[float, typer.Option(help="Seconds until a slot is filled again; 0 to measure.")] = 0.0,
     repetitions: Annotated[int, typer.Option(min=1, help="Updates by each plan.")] = 5,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
     ] = None,
 ) -> None:
-    if device is Device.CUDA and not torch.cuda.is_available() and not (to_device and within and turnaround):
+    if device is Device.CUDA and not torch.cuda.is_available():
         print("there is no GPU; try --device cpu", file=sys.stderr)
         raise typer.Exit(1)
     if only_predict or device is Device.CPU:
-        made = predictions_here(device, Rates(to_device, within, peer, turnaround))
+        made = predictions_here(device, Rates(to_device, within, peer))
         if only_predict:
             print(made.rates)
             PREDICTIONS.write_bytes(msgspec.json.encode(made) + b"\n")
