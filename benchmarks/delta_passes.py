@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -78,8 +78,8 @@ def _measure(nbytes: int, share: float, rounds: int) -> list[Row]:
     chunks = [(old[at : at + CHUNK_BYTES], now[at : at + CHUNK_BYTES]) for at in starts]
     expected = changed_units(*chunks[0], 2)
     as_found = expected.counts, expected.places, expected.values
-    for mine, theirs in zip(_Passes().find(*chunks[0]), as_found, strict=True):
-        assert np.array_equal(mine, theirs)
+    compared: Iterable[tuple[Any, Any]] = zip(_Passes().find(*chunks[0]), as_found, strict=True)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in compared)
     copied, taken = np.empty(nbytes, np.uint8), defaultdict[str, list[float]](list)
     for _ in range(rounds):
         began = time.thread_time()
