@@ -60,9 +60,11 @@ from ckpt_transport.memory import HostRanges as HostRanges
 from ckpt_transport.memory import Landing as Landing
 from ckpt_transport.memory import Launch as Launch
 from ckpt_transport.memory import Lendable as Lendable
+from ckpt_transport.memory import MappedPages as MappedPages
 from ckpt_transport.memory import MemoryKind as MemoryKind
 from ckpt_transport.memory import MemoryRun as MemoryRun
 from ckpt_transport.memory import OtherProcess as OtherProcess
+from ckpt_transport.memory import PageRange as PageRange
 from ckpt_transport.memory import RunPlace as RunPlace
 from ckpt_transport.memory import Runs as Runs
 from ckpt_transport.memory import RunTable as RunTable
@@ -81,8 +83,11 @@ from ckpt_transport.memory import find_allocations as find_allocations
 from ckpt_transport.memory import has_copy_tables as has_copy_tables
 from ckpt_transport.memory import let_others_read as let_others_read
 from ckpt_transport.memory import let_read as let_read
+from ckpt_transport.memory import map_pages as map_pages
 from ckpt_transport.memory import may_have_devices as may_have_devices
 from ckpt_transport.memory import not_plain as not_plain
+from ckpt_transport.memory import page_ranges as page_ranges
+from ckpt_transport.memory import page_server as page_server
 from ckpt_transport.memory import places_of as places_of
 from ckpt_transport.memory import reads_in_place as reads_in_place
 from ckpt_transport.memory import starts_of as starts_of

@@ -17,6 +17,7 @@ from ckpt_transport.memory import (
     can_read,
     find_allocations,
     has_copy_tables,
+    why_no_pages,
     why_not_readable,
 )
 from ckpt_transport.memory.devices import HOST, name_of
@@ -33,6 +34,7 @@ class LentMemory:
 
     Attributes:
         device: the UUID of the GPU on which others can map all of them; empty for none.
+        in_pages: some of them are mapped as open files that are handed over.
         reason: why no other process can map them, where they lie on GPUs, or read them elsewhere; empty otherwise.
     """
 
@@ -49,7 +51,7 @@ class LentMemory:
         self._gatherings: dict[torch.device, Gathering] = {}
         self._begins: Sequence[int] | None = None
         self._allocations: KeptAllocations | None = None
-        self.device, self.reason = HOST, ""
+        self.device, self.reason, self.in_pages = HOST, "", False
         if any(device.type == "cuda" for device in self.devices):
             self._find_allocations()
         elif self.devices:
@@ -85,7 +87,8 @@ class LentMemory:
         """
         if self.devices == {device}:
             return True
-        return bool(self.device) and has_copy_tables(device) and can_read(device, next(iter(self.devices)))
+        is_exported = bool(self.device) and not self.in_pages
+        return is_exported and has_copy_tables(device) and can_read(device, next(iter(self.devices)))
 
     def gathering_on(self, device: torch.device) -> Gathering:
         """Gathers the tensors into slots on that GPU, which can."""
@@ -115,6 +118,9 @@ class LentMemory:
             kept.allocations = find_allocations(self.devices, places)
         except RegistrationError as error:
             self.reason = str(error)
-        else:
-            (device,) = self.devices
+            return
+        (device,) = self.devices
+        self.in_pages = any(each.in_pages for each in kept.allocations)
+        self.reason = why_no_pages(device) if self.in_pages else ""
+        if not self.reason:
             self._allocations, self.device = kept, name_of(device)

@@ -107,6 +107,12 @@ class ExportedTensors(ScatteredTensors):
         self.digests: dict[Hashable, bytes] = {}
 
 
+class PagedTensors(ExportedTensors):
+    """The same, in memory that other processes map once it was handed to them."""
+
+    kind = MemoryKind.PAGED
+
+
 class ReadableTensors(ExportedTensors):
     """Scattered tensors in private memory of the host, which other processes may be allowed to read.
 
@@ -140,7 +146,7 @@ def lent(tensors: Sequence[torch.Tensor], memory: LentMemory, watching: Watching
     views = memory.views_of(tensors)
     watched = Watched.so(watching, tensors, views)
     if memory.device:
-        return ExportedTensors(views, memory, watched)
+        return (PagedTensors if memory.in_pages else ExportedTensors)(views, memory, watched)
     return (ReadableTensors if memory.is_readable else ScatteredTensors)(views, memory, watched)
 
 

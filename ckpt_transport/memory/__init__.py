@@ -4,6 +4,7 @@ from ckpt_transport.memory.backing import Backing as Backing
 from ckpt_transport.memory.backing import Lendable as Lendable
 from ckpt_transport.memory.buffer import APART as APART
 from ckpt_transport.memory.buffer import CONTIGUOUS as CONTIGUOUS
+from ckpt_transport.memory.buffer import ON_ONE_GPU as ON_ONE_GPU
 from ckpt_transport.memory.buffer import Buffer as Buffer
 from ckpt_transport.memory.buffer import MemoryKind as MemoryKind
 from ckpt_transport.memory.byte_views import ByteViews as ByteViews
@@ -18,6 +19,9 @@ from ckpt_transport.memory.copy_table import Addresses as Addresses
 from ckpt_transport.memory.copy_table import CopyTable as CopyTable
 from ckpt_transport.memory.copy_table import has_copy_tables as has_copy_tables
 from ckpt_transport.memory.cores import usable_cores as usable_cores
+from ckpt_transport.memory.cuda_pages import map_pages as map_pages
+from ckpt_transport.memory.cuda_pages import page_server as page_server
+from ckpt_transport.memory.cuda_pages import why_no_pages as why_no_pages
 from ckpt_transport.memory.devices import device_of as device_of
 from ckpt_transport.memory.devices import may_have_devices as may_have_devices
 from ckpt_transport.memory.devices import name_of as name_of
@@ -51,6 +55,10 @@ from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.landing import Landing as Landing
 from ckpt_transport.memory.landing import Scratch as Scratch
 from ckpt_transport.memory.launch import Launch as Launch
+from ckpt_transport.memory.open_files import files_in_reach as files_in_reach
+from ckpt_transport.memory.page_range import MappedPages as MappedPages
+from ckpt_transport.memory.page_range import PageRange as PageRange
+from ckpt_transport.memory.page_range import page_ranges as page_ranges
 from ckpt_transport.memory.partial_copy import PartialCopy as PartialCopy
 from ckpt_transport.memory.peer_access import can_read as can_read
 from ckpt_transport.memory.peer_access import let_read as let_read

@@ -29,11 +29,17 @@ class MemoryKind(enum.StrEnum):
     """Tensors that lie apart, each where its owner keeps it, on any device. Nothing is sent from there in place."""
     EXPORTED = "exported"
     """Tensors that lie apart on one GPU, in memory that other processes can map."""
+    PAGED = "paged"
+    """The same, in memory that is handed to other processes as open files."""
     READABLE = "readable"
     """Tensors that lie apart in host memory of one process, which others of this host may be allowed to read."""
 
 
-APART = frozenset({MemoryKind.EXPORTED, MemoryKind.READABLE})
+ON_ONE_GPU = frozenset({MemoryKind.EXPORTED, MemoryKind.PAGED})
+"""Kinds of memory that lies apart on one GPU and can be mapped."""
+
+
+APART = frozenset({*ON_ONE_GPU, MemoryKind.READABLE})
 """Kinds of memory that is sent from where it lies apart."""
 
 

@@ -20,3 +20,18 @@ def cuda_bindings(part: str) -> Any:
         return importlib.import_module(f"cuda.bindings.{part}")
     except ImportError as error:
         raise RegistrationError(f"cuda-bindings is missing ({error}); pip install ckpt-transport[cuda]") from error
+
+
+def call_driver(name: str, *arguments: Any) -> Any:
+    """Make one call of the CUDA driver, and return what it returns.
+
+    Raises:
+        RegistrationError: it failed; names the call and CUDA's reason.
+    """
+    driver = cuda_bindings("driver")
+    status, *results = getattr(driver, name)(*arguments)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RegistrationError(f"{name}: {status.name}")
+    if not results:
+        return None
+    return results[0] if len(results) == 1 else results

@@ -1,33 +1,41 @@
 """Memory of a GPU can be mapped by other processes where CUDA's allocator can export it.
 
-Source: CUDA Driver API, "Unified Addressing" (cuPointerGetAttribute) and "Memory Management" (cuMemGetAddressRange).
-What cudaMalloc has returned can be exported, as a whole. What is put together of pages, as by torch's
-``expandable_segments``, or comes from a memory pool, cannot be exported that way.
+Source: CUDA Driver API, "Unified Addressing" (cuPointerGetAttribute), "Memory Management" (cuMemGetAddressRange) and
+"Virtual Memory Management" (cuMemRetainAllocationHandle). What cudaMalloc has returned can be exported, as a whole.
+Torch's ``expandable_segments`` put ranges together of many allocations, each of which can be exported as an open file.
+What comes from a memory pool cannot be exported either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ckpt_transport.errors import RegistrationError
-from ckpt_transport.memory.cuda_bindings import cuda_bindings
+from ckpt_transport.memory.cuda_bindings import call_driver, cuda_bindings
 
 
 class GpuAllocation(NamedTuple):
-    """A run of bytes that cudaMalloc has returned, and in which tensors lie.
+    """A run of bytes that CUDA has allocated as one, and in which tensors lie.
 
     Attributes:
         address: where it starts in this process.
         nbytes: its size.
         number: no other allocation of this process ever has the same.
+        in_pages: it is a part of a range that was put together, and is exported as an open file.
     """
 
     address: int
     nbytes: int
     number: int
+    in_pages: bool = False
+
+    @property
+    def end(self) -> int:
+        """The first address behind it."""
+        return self.address + self.nbytes
 
 
 def why_not_exported(tensors: Iterable[torch.Tensor]) -> str:
@@ -59,11 +67,11 @@ def find_allocations(devices: Collection[torch.device], places: Iterable[tuple[i
     end = 0
     with torch.cuda.device(device):  # cuMemGetAddressRange finds what belongs to the current context, and no other
         for address, nbytes in sorted(places):
-            if address + nbytes > end:
-                found.append(_allocation_at(address))
-                end = found[-1].address + found[-1].nbytes
-                if address + nbytes > end:
-                    raise RegistrationError("a tensor lies in several allocations of CUDA, as of expandable_segments")
+            while address + nbytes > end:
+                found.append(allocation_at(max(address, end)))
+                end = found[-1].end
+                if address + nbytes > end and not found[-1].in_pages:
+                    raise RegistrationError("a tensor lies in several allocations of cudaMalloc")
     return found
 
 
@@ -76,29 +84,49 @@ def allocations_of(tensors: Iterable[torch.Tensor]) -> list[GpuAllocation]:
 def are_there(allocations: Iterable[GpuAllocation]) -> bool:
     """Whether none of these was freed, whatever has come to its address."""
     try:
-        return all(_number_at(allocation.address) == allocation.number for allocation in allocations)
+        return all(number_at(allocation.address) == allocation.number for allocation in allocations)
     except RegistrationError:
         return False
 
 
-def _allocation_at(address: int) -> GpuAllocation:
+def allocation_at(address: int) -> GpuAllocation:
+    """The allocation in which an address of the current GPU lies.
+
+    Raises:
+        RegistrationError: CUDA cannot export it; says why.
+    """
+    driver = cuda_bindings("driver")
+    kinds = driver.CUpointer_attribute
+    in_pages = not call_driver("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, address)
+    if in_pages:
+        _check_exportable_as_file(address)
+    base, nbytes = map(int, call_driver("cuMemGetAddressRange", address))
+    if not base <= address < base + nbytes:
+        raise RegistrationError(f"CUDA says that {address:#x} lies between {base:#x} and {base + nbytes:#x}")
+    return GpuAllocation(base, nbytes, number_at(address), in_pages)
+
+
+def number_at(address: int) -> int:
+    """The number of the allocation in which an address lies.
+
+    Raises:
+        RegistrationError: nothing is there.
+    """
     kinds = cuda_bindings("driver").CUpointer_attribute
-    if not _call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, address):
+    return int(call_driver("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
+
+
+def _check_exportable_as_file(address: int) -> None:
+    """
+    Raises:
+        RegistrationError: its allocation was not made to be exported so, or belongs to a memory pool.
+    """
+    driver = cuda_bindings("driver")
+    allowed = call_driver(
+        "cuPointerGetAttribute", driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES, address
+    )
+    if not int(allowed) & int(driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR):
         raise RegistrationError(
             "CUDA cannot export the memory that they lie in; leave expandable_segments out of PYTORCH_CUDA_ALLOC_CONF"
         )
-    base, nbytes = _call("cuMemGetAddressRange", address)
-    return GpuAllocation(int(base), int(nbytes), _number_at(address))
-
-
-def _number_at(address: int) -> int:
-    kinds = cuda_bindings("driver").CUpointer_attribute
-    return int(_call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
-
-
-def _call(name: str, *arguments: Any) -> Any:
-    driver = cuda_bindings("driver")
-    status, *results = getattr(driver, name)(*arguments)
-    if status != driver.CUresult.CUDA_SUCCESS:
-        raise RegistrationError(f"{name}: {status.name}")
-    return results[0] if len(results) == 1 else results
+    call_driver("cuMemRelease", call_driver("cuMemRetainAllocationHandle", address))

@@ -25,6 +25,7 @@ class Link(NamedTuple):
         transport, sender, receivers: who sends by what to whom.
         device: the GPU whose memory the receivers map; empty where the transport does not map any.
         reads: receivers may read tensors in private memory of the sender's process.
+        handed: receivers map memory that the sender hands them as open files.
     """
 
     transport: str
@@ -32,6 +33,7 @@ class Link(NamedTuple):
     receivers: tuple[int, ...]
     device: str = ""
     reads: bool = False
+    handed: bool = False
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -59,6 +61,7 @@ class BroadcastTree:
             extent.kind not in traits[link.transport].sends_from
             or (extent.device and extent.device != link.device)
             or (extent.kind is MemoryKind.READABLE and not link.reads)
+            or (extent.kind is MemoryKind.PAGED and not link.handed)
             for link in self.hops[0]
         )
 
@@ -111,7 +114,8 @@ def direct(
             return Rejected(name, _why_unreachable(owner, sinks, topology, traits[name].reach))
     members = topology.participants
     reads = not any(members[rank].why_not_read(members[owner]) for rank in sinks)
-    return checked(name, ((Link(name, owner, tuple(sinks), device, reads),),), topology, traits)
+    handed = not any(members[rank].why_not_handed(members[owner]) for rank in sinks)
+    return checked(name, ((Link(name, owner, tuple(sinks), device, reads, handed),),), topology, traits)
 
 
 def _mapped_device(owner: int, sinks: Sequence[int], topology: Topology, reach: Reach, lies_on: str) -> str:

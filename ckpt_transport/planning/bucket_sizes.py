@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import ON_ONE_GPU, MemoryKind
 from ckpt_transport.memory.double_buffer import LARGEST
 from ckpt_transport.planning.broadcast_trees import BroadcastTree
 from ckpt_transport.planning.values.alignment import align_down, align_up
@@ -32,7 +32,7 @@ ENOUGH = 32
 SPARED = 4
 """Longer buckets leave memory for so many rings of them: slots stay allocated between updates."""
 
-ON_GPUS = frozenset({MemoryKind.CUDA, MemoryKind.SCATTERED, MemoryKind.EXPORTED})
+ON_GPUS = frozenset({MemoryKind.CUDA, MemoryKind.SCATTERED, *ON_ONE_GPU})
 
 
 def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings, nbytes: int) -> int:
@@ -61,7 +61,7 @@ def are_brought(extents: Sequence[Extent], topology: Topology) -> bool:
 
 
 def _exported(extents: Sequence[Extent]) -> bool:
-    return all(extent.kind is MemoryKind.EXPORTED for extent in extents)
+    return all(extent.kind in ON_ONE_GPU for extent in extents)
 
 
 def through_slots(settings: Settings, usual: int, *, receives: bool) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ckpt_transport.errors import BudgetError, PlanError
-from ckpt_transport.memory import MemoryKind, no_collections
+from ckpt_transport.memory import ON_ONE_GPU, MemoryKind, no_collections
 from ckpt_transport.planning.by_columns import by_columns, gathering_seconds
 from ckpt_transport.planning.candidates import Candidate, choose
 from ckpt_transport.planning.links import NOT_MEASURED, Links, MeasuredRates
@@ -105,13 +105,16 @@ def _gathered(manifest: Manifest, topology: Topology, buckets: Sequence[Bucket])
     for number in sorted(filled):
         extent = manifest.extents[number]
         reason = extent.reason
-        if extent.kind is MemoryKind.EXPORTED:
-            blind = [rank for rank in topology.sinks if not topology.participants[rank].can_read(extent.device)]
+        ranks = topology.participants
+        if extent.kind in ON_ONE_GPU:
+            blind = [rank for rank in topology.sinks if not ranks[rank].can_read(extent.device)]
             reason = "not every transport on their way maps them"
             if blind:
                 reason = f"the GPUs of sinks {blind[:4]} cannot read theirs"
+            elif extent.kind is MemoryKind.PAGED:
+                why = (ranks[rank].why_not_handed(ranks[extent.owner]) for rank in topology.sinks)
+                reason = next(filter(None, why), reason)
         elif extent.kind is MemoryKind.READABLE:
-            ranks = topology.participants
             why = (ranks[rank].why_not_read(ranks[extent.owner]) for rank in topology.sinks)
             reason = next(filter(None, why), "not every transport on their way reads them")
         if reason:

@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import ON_ONE_GPU, MemoryKind
 
 
 class Reach(enum.StrEnum):
@@ -57,4 +57,4 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def on_device(self) -> bool:
         """Whether it moves memory of GPUs only, so that every member needs one."""
-        return MemoryKind.CUDA in self.sends_from <= {MemoryKind.CUDA, MemoryKind.EXPORTED}
+        return MemoryKind.CUDA in self.sends_from <= {MemoryKind.CUDA, *ON_ONE_GPU}

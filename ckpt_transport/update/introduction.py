@@ -13,7 +13,15 @@ from typing import Any
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
-from ckpt_transport.memory import name_of, processes_in_reach, readable_from, visible_devices, why_no_reading
+from ckpt_transport.memory import (
+    files_in_reach,
+    name_of,
+    processes_in_reach,
+    readable_from,
+    visible_devices,
+    why_no_pages,
+    why_no_reading,
+)
 from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, StagingPlace, Topology
 from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
@@ -66,6 +74,7 @@ class Introducer:
             devices=tuple(filter(None, [name_of(engine.device)])),
             reads=readable_from(engine.device),
             unread=engine.unread or why_no_reading(),
+            unmapped=why_no_pages(engine.device) if engine.device.type == "cuda" else "",
             share=engine.share(),
             ties=tuple(tuple(sorted(names)) for names in engine.ties()),
             **staging,
@@ -112,6 +121,7 @@ class Introducer:
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
             rates=kept(),
             processes=processes_in_reach(),
+            files=files_in_reach(),
             **own,
         )
 
@@ -146,6 +156,8 @@ def topology_of(joins: Sequence[Join]) -> Topology:
             reads=join.reads,
             processes=join.processes,
             unread=join.unread,
+            files=join.files,
+            unmapped=join.unmapped,
             link=join.link,
             share=EVERYTHING if join.share is None else shares.index(join.share),
         )

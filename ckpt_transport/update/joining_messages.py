@@ -44,6 +44,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         number: of the :class:`Differ` that a source has followed; 0 before any.
         processes: equal in members that may read each other's private memory.
         unread: why a sink does not read tensors in private memory of a source into place; empty where it does.
+        files: equal in members that can hand each other open files.
+        unmapped: why a sink does not map memory of a GPU that it is handed as open files; empty where it does.
     """
 
     update: str = ""
@@ -79,6 +81,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     number: int = 0
     processes: str = ""
     unread: str = ""
+    files: str = ""
+    unmapped: str = ""
 
 
 class Invite(Order[Join], frozen=True):

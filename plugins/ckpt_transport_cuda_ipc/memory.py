@@ -1,22 +1,29 @@
 """Shares memory of a GPU between processes: what they allocate for that, and what torch has allocated.
 
 Source: CUDA Runtime API, "Device Management" (cudaIpcGetMemHandle, cudaIpcOpenMemHandle): only memory that cudaMalloc
-returned can be shared, as a whole, and a handle
-cannot be opened in the process that made it, nor twice in another.
+returned can be shared so, as a whole, and a handle
+cannot be opened in the process that made it, nor twice in another. Ranges that were put together of other allocations
+are handed over as open files.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from ckpt_transport import RegistrationError, TransportError
-from ckpt_transport.spi import GpuAllocation
+from ckpt_transport.spi import GpuAllocation, PageRange, map_pages, page_ranges, page_server
+
+PAGES = b"pages "
+"""How a handle begins that is no cudaIpcMemHandle_t, but an encoded PageRange."""
 
 
 def runtime() -> Any:
@@ -49,9 +56,20 @@ class Allocation:
             call("cudaFree", address)
 
 
-def handle_of(allocation: GpuAllocation, device: torch.device) -> bytes:
-    """What another process opens an allocation of torch's with."""
-    return _handle_of(allocation.number, allocation.address, device)
+def exported(allocations: Sequence[GpuAllocation], device: torch.device) -> Iterator[tuple[int, bytes, int]]:
+    """What other processes map to see these allocations of torch's: address, handle and bytes of each, ascending."""
+    for in_pages, group in groupby(allocations, attrgetter("in_pages")):
+        if in_pages:
+            for pages in page_ranges(page_server(device), group):
+                yield pages.address, PAGES + pages.encoded, pages.nbytes
+        else:
+            for each in group:
+                yield each.address, _handle_of(each.number, each.address, device), each.nbytes
+
+
+def is_handed_over(handle: bytes) -> bool:
+    """Whether it is that of memory which is handed over as open files."""
+    return handle.startswith(PAGES)
 
 
 @lru_cache(65536)
@@ -64,6 +82,7 @@ def _handle_of(number: int, address: int, device: torch.device) -> bytes:
 @dataclass(slots=True)
 class _Mapped:
     address: int
+    close: Callable[[], object]
     users: int = 0
 
 
@@ -82,16 +101,12 @@ class Mappings:
 
         Raises:
             RegistrationError: CUDA does not let this process map it.
+            TransferError, PeerLostError: its owner has freed it, or has ended.
         """
         with self._lock:
             key = device.index, handle
             if key not in self._mapped:
-                cudart = runtime()
-                opened = cudart.cudaIpcMemHandle_t()
-                opened.reserved = handle
-                with torch.cuda.device(device):
-                    address = call("cudaIpcOpenMemHandle", opened, cudart.cudaIpcMemLazyEnablePeerAccess)
-                self._mapped[key] = _Mapped(int(address))
+                self._mapped[key] = _map_handed_over(handle, device) if is_handed_over(handle) else _map(handle, device)
             self._mapped[key].users += 1
             return self._mapped[key].address
 
@@ -103,7 +118,21 @@ class Mappings:
             mapped.users -= 1
             if not mapped.users:
                 del self._mapped[key]
-                call("cudaIpcCloseMemHandle", mapped.address)
+                mapped.close()
+
+
+def _map(handle: bytes, device: torch.device) -> _Mapped:
+    cudart = runtime()
+    opened = cudart.cudaIpcMemHandle_t()
+    opened.reserved = handle
+    with torch.cuda.device(device):
+        address = int(call("cudaIpcOpenMemHandle", opened, cudart.cudaIpcMemLazyEnablePeerAccess))
+    return _Mapped(address, partial(call, "cudaIpcCloseMemHandle", address))
+
+
+def _map_handed_over(handle: bytes, device: torch.device) -> _Mapped:
+    mapped = map_pages(PageRange.decoded(handle.removeprefix(PAGES)), device)
+    return _Mapped(mapped.address, mapped.close)
 
 
 def is_idle(device: torch.device, timeout: float) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import msgspec
 
-from ckpt_transport import RegistrationError
+from ckpt_transport import PeerLostError, RegistrationError, TransferError, TransportError
 from ckpt_transport.spi import (
     UNREADABLE,
     Availability,
@@ -36,7 +36,15 @@ from ckpt_transport.spi import (
     places_of,
     prepared,
 )
-from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, runtime
+from ckpt_transport_cuda_ipc.memory import (
+    Allocation,
+    Mappings,
+    as_tensor,
+    exported,
+    is_handed_over,
+    is_idle,
+    runtime,
+)
 
 _TOKEN = secrets.token_hex(8)
 
@@ -51,7 +59,7 @@ class Exported(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         address: where it is in the process that has it.
-        handle: cudaIpcMemHandle_t, 64 bytes.
+        handle: cudaIpcMemHandle_t, 64 bytes; or which allocations are handed over as open files.
         nbytes: its size.
     """
 
@@ -119,13 +127,13 @@ class CudaIpcEndpoint(MappedEndpoint):
 
     def _describe_places(self, places: Sequence[RunPlace]) -> Descriptor:
         allocations = find_allocations({self.device}, [(place.address, place.nbytes) for place in places])
-        starts = [allocation.address for allocation in allocations]
+        described = [Exported(*each) for each in exported(allocations, self.device)]
+        starts = [each.address for each in described]
         runs = []
         for at, address, nbytes in places:
             number = bisect_right(starts, address) - 1
             runs.append((at, number, address - starts[number], nbytes))
-        exported = [Exported(each.address, handle_of(each, self.device), each.nbytes) for each in allocations]
-        return self._shared(exported, runs)
+        return self._shared(described, runs)
 
     def _shared(self, allocations: Sequence[Exported], runs: Sequence[tuple[int, int, int, int]]) -> Descriptor:
         return msgspec.msgpack.encode(Shared(this_process(), self.group.device, tuple(allocations), tuple(runs)))
@@ -140,34 +148,43 @@ class CudaIpcEndpoint(MappedEndpoint):
     def _map(self, sender: int, descriptor: Descriptor) -> Runs:
         try:
             shared = msgspec.msgpack.decode(descriptor, type=prepared(Shared))
-            if shared.process == this_process():
-                let_read(self.device, device_of(shared.device))
-                addresses = [allocation.address for allocation in shared.allocations]
-            else:
-                addresses = self._open(descriptor, shared)
+            addresses = self._open(descriptor, shared)
             whole = [
                 as_tensor(address, allocation.nbytes, self.device)
                 for address, allocation in zip(addresses, shared.allocations, strict=True)
             ]
             return tuple(MemoryRun(at, whole[number][start : start + size]) for at, number, start, size in shared.runs)
-        except (RegistrationError, LookupError, *UNREADABLE) as error:
-            raise RegistrationError(
-                f"the GPU memory of rank {sender} cannot be mapped: {error}; both processes must be of one user, and "
-                "see that GPU"
-            ) from error
+        except (TransportError, LookupError, *UNREADABLE) as error:
+            gone = isinstance(error, TransferError | PeerLostError)
+            cure = "" if gone else "; both processes must be of one user, and see that GPU"
+            raise RegistrationError(f"the GPU memory of rank {sender} cannot be mapped: {error}{cure}") from error
 
     def _open(self, descriptor: Descriptor, shared: Shared) -> list[int]:
         taken: list[bytes] = []
         addresses: list[int] = []
         try:
             for allocation in shared.allocations:
+                if self._sees(shared, allocation):
+                    addresses.append(allocation.address)
+                    continue
                 addresses.append(mappings.take(allocation.handle, self.device))
                 taken.append(allocation.handle)
-        except RegistrationError:
+        except TransportError:
             self._unused += taken
             raise
         self._opened[descriptor] = taken
         return addresses
+
+    def _sees(self, shared: Shared, allocation: Exported) -> bool:
+        """Whether it lies in this process, where this GPU can read it. On another GPU that may be let read all that
+        cudaMalloc has returned, and nothing else."""
+        if shared.process != this_process():
+            return False
+        owner = device_of(shared.device)
+        if is_handed_over(allocation.handle):
+            return owner == self.device
+        let_read(self.device, owner)
+        return True
 
     def _unmap(self, descriptor: Descriptor) -> None:
         self._unused += self._opened.pop(descriptor, ())
@@ -197,7 +214,7 @@ class CudaIpcTransport(Transport):
     name = "cuda_ipc"
     traits = Traits(
         reach=Reach.PEERS,
-        sends_from=frozenset({MemoryKind.CUDA, MemoryKind.EXPORTED}),
+        sends_from=frozenset({MemoryKind.CUDA, MemoryKind.EXPORTED, MemoryKind.PAGED}),
         maps_memory=True,
         fan_out=FanOut.CONSTANT,
         bandwidth=1e12,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from ckpt_transport.errors import MessageError
 from ckpt_transport.execution import RankSchedule, SinkDigests
-from ckpt_transport.memory import DistantMemory, this_process
+from ckpt_transport.memory import DistantMemory, PageRange, this_process
+from ckpt_transport.memory.open_files import OpenFileServer, received_files
 from ckpt_transport.memory.segment import PREFIX, Segment
 from ckpt_transport.planning import Role
 from ckpt_transport.transports.interface import Control, Group
@@ -95,6 +97,27 @@ def test_given_a_descriptor_of_private_memory_that_says_anything_then_it_is_refu
 
     read(msgspec.msgpack.encode(said))
     fuzz(written(said), read)
+
+
+def test_given_a_range_of_a_gpu_that_says_anything_then_it_is_one_that_there_can_be_or_is_refused() -> None:
+    def read(encoded: bytes) -> None:
+        pages = PageRange.decoded(encoded)
+        assert 0 < pages.nbytes < 1 << 62
+        assert len(pages.keys) == len(pages.sizes)
+
+    fuzz(written(PageRange("server", 1 << 40, (2 << 20, 20 << 20), (7, 9))), read)
+
+
+def test_given_questions_for_open_files_that_say_anything_then_others_are_still_answered() -> None:
+    with OpenFileServer(lambda address, number: os.memfd_create(f"{address} {number}")) as server:
+
+        def ask(question: bytes) -> None:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+                asking.connect(f"\0{server.name}")
+                asking.send(question)
+            assert len(list(received_files(server.name, [(1, 2)]))) == 1
+
+        fuzz(written([(1 << 40, 7), (1 << 41, 9)]), ask)
 
 
 def test_given_signals_that_say_anything_then_the_route_goes_on_or_fails() -> None:

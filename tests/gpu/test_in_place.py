@@ -104,13 +104,13 @@ def test_given_an_owner_that_changes_what_it_has_lent_then_the_update_ends_befor
 
 
 def allocate(*, expandable: bool) -> None:
-    """Have torch take new memory of GPUs in segments that grow, which have no handles for other processes, or not."""
+    """Have torch take new memory of GPUs in segments that grow, or not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch have another name for it
         torch.cuda.memory._set_allocator_settings(f"expandable_segments:{expandable}")
 
 
-def test_given_memory_that_cuda_cannot_export_then_it_passes_through_slots_and_the_plan_says_why() -> None:
+def test_given_memory_of_segments_that_can_grow_then_it_is_handed_over_and_read_where_it_lies() -> None:
     with fleet(SinkSpec(ON_GPU)) as (sink,), ParameterServer(swift()) as server:
         allocate(expandable=True)
         try:
@@ -118,10 +118,11 @@ def test_given_memory_that_cuda_cannot_export_then_it_passes_through_slots_and_t
             own = weights(2, **ON_GPU)
         finally:
             allocate(expandable=False)
-        server.lend("v2", own)
+        stored = server.lend("v2", own)
+        assert [extent.kind for extent in stored.extents] == [MemoryKind.PAGED]
         report = server.update("v2", [sink.address])
         assert report is not None
-        assert any("pass through slots" in note and "expandable_segments" in note for note in report.plan.notes)
+        assert read_in_place(report.plan), report.plan.notes
         assert sink.state().holds(weights(2, **WIDE))
 
 

@@ -44,6 +44,9 @@ class RankInfo(msgspec.Struct, frozen=True):
         processes: equal in ranks that may read each other's private memory; see
             :func:`~ckpt_transport.memory.processes_in_reach`. Empty where nobody said.
         unread: why a sink does not read tensors in private memory of a source into place; empty where it does.
+        files: equal in ranks that can hand each other open files; see
+            :func:`~ckpt_transport.memory.files_in_reach`. Empty where nobody said.
+        unmapped: why a sink does not map memory of a GPU that it is handed as open files; empty where it does.
     """
 
     rank: int
@@ -61,6 +64,18 @@ class RankInfo(msgspec.Struct, frozen=True):
     shared_budget: int = NO_LIMIT
     processes: str = ""
     unread: str = ""
+    files: str = ""
+    unmapped: str = ""
+
+    def why_not_handed(self, owner: RankInfo) -> str:
+        """Why this sink does not map memory of a GPU that ``owner`` hands over, in words; empty if it does."""
+        if self.host != owner.host:
+            return f"sink {self.rank} is on another host"
+        if self.unmapped:
+            return f"sink {self.rank} does not map what it is handed: {self.unmapped}"
+        if not self.files or self.files != owner.files:
+            return f"sink {self.rank} is of another user or network namespace, and cannot be handed their memory"
+        return ""
 
     def why_not_read(self, owner: RankInfo) -> str:
         """Why this sink does not read tensors in private memory of ``owner`` into place, in words; empty if it does."""

@@ -43,6 +43,8 @@ def _check_hop(plan: Plan, number: int, hop: int) -> None:
             raise PlanError(
                 f"bucket {number} is mapped on GPU {device}, which the GPUs of ranks {blind[:4]} cannot read"
             )
+        if plan.manifest.extents[bucket.extent].kind is MemoryKind.PAGED:
+            _check_handed(plan, number, leg)
 
 
 def _check_readers(plan: Plan, number: int, leg: Leg) -> None:
@@ -53,3 +55,11 @@ def _check_readers(plan: Plan, number: int, leg: Leg) -> None:
     for rank in leg.receivers:
         if why := ranks[rank].why_not_read(ranks[leg.sender]):
             raise PlanError(f"bucket {number} is to be read where it lies: {why}")
+
+
+def _check_handed(plan: Plan, number: int, leg: Leg) -> None:
+    """A leg of a bucket that lies apart in memory that the sender hands over."""
+    ranks = plan.topology.participants
+    for rank in leg.receivers:
+        if why := ranks[rank].why_not_handed(ranks[leg.sender]):
+            raise PlanError(f"bucket {number} is to be mapped where it lies: {why}")
