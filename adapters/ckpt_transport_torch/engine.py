@@ -35,6 +35,7 @@ from ckpt_transport.spi import (
 from ckpt_transport_torch.landings import Landings
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.name_tables import NameTables
+from ckpt_transport_torch.states import state_depends_on
 from ckpt_transport_torch.writes import count_writes
 
 PLAIN_KINDS = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -260,7 +261,7 @@ class TorchEngine(ModuleEngine):
 
     def _look_up(self) -> None:
         """Look the tensors up. Where they are not those of the last time, describe them anew."""
-        snapshot = TensorSnapshot(self._module, self._look, self._fingerprint, _refuse_not_plain)
+        snapshot = TensorSnapshot(self._module, self._look, self._fingerprint, _refuse_not_plain, state_depends_on)
         if snapshot.fingerprint is self._fingerprint:
             if self._ranges is not None:
                 refuse_unwritable(self._ranges.read_only())

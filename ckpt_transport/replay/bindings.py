@@ -9,6 +9,7 @@ import torch
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import SameForm, why_not_plain
+from ckpt_transport.replay.table_places import TablePlaces
 
 Column = Callable[[torch.Tensor], object]
 
@@ -26,6 +27,8 @@ class Fingerprint:
         form: shapes, strides and types, each of all: to compare columns takes no step of Python for each tensor.
         same_form: what tells in one call that others have that form, once some were found to have it.
         registered: by which numbers objects were known when all tensors were found to be registered in their module.
+        places: where in the tables of their module tensors of that fingerprint were; None where that says too little.
+        is_placed: that was found out.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -35,6 +38,8 @@ class Fingerprint:
             self.form = [list(map(column, values)) for column in FORM]
         self.same_form: SameForm | None = None
         self.registered: object = None
+        self.places: TablePlaces | None = None
+        self.is_placed = False
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Fingerprint):
@@ -50,11 +55,16 @@ class Fingerprint:
 
 def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer, tied ones by each of their names."""
-    if all(getattr(type(module), name) is getattr(torch.nn.Module, name) for name in WALKS):
+    if walks_as_torch_does(module):
         yield from _in_tables(module)
         return
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
+
+
+def walks_as_torch_does(module: torch.nn.Module) -> bool:
+    """Whether it finds its tensors as any module does."""
+    return all(getattr(type(module), name) is getattr(torch.nn.Module, name) for name in WALKS)
 
 
 def _in_tables(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import chain
 from weakref import ref
 
 import torch
@@ -19,13 +18,20 @@ from ckpt_transport.replay.bindings import (
     has_fingerprint,
     named_tensors,
     surely_has_fingerprint,
+    walks_as_torch_does,
 )
+from ckpt_transport.replay.table_places import TablePlaces, Tables, objects_in, tables_of
 
 MOST = 3
 """Names in a message."""
 
 Look = Callable[[], Mapping[str, torch.Tensor]]
 """Finds the tensors of a module that matter, by name; it looks anew each time it is called."""
+
+
+DependsOn = Callable[[Sequence[torch.nn.Module]], object]
+"""Says what a look depends on, of a module and all in it, besides what names are bound to: equal values mean that
+nothing of it has changed. None where it depends on more than can be said."""
 
 
 class TensorSnapshot:
@@ -36,6 +42,8 @@ class TensorSnapshot:
         look: finds those that matter; by default every parameter and buffer that is plain memory.
         known: the fingerprint of an earlier one, which this one has as well, the same object, if nothing has moved.
         refuse: raises where tensors, by name, cannot be what is looked for; called before they are described anew.
+        depends_on: where it tells that nothing has changed, ``look`` is not called. By default it is known of no look
+            but the default one.
 
     Attributes:
         tensors: what was found, by name.
@@ -48,19 +56,49 @@ class TensorSnapshot:
         look: Look | None = None,
         known: Fingerprint | None = None,
         refuse: Callable[[Mapping[str, torch.Tensor]], None] = lambda tensors: None,
+        depends_on: DependsOn | None = None,
     ) -> None:
         with no_collections():
             self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
-            self._names = self._names_now()
-            self.tensors = dict(self._look())
-            if known is not None and tuple(self.tensors) != known.names:
-                known = None
-            if known is None or not surely_has_fingerprint(self.tensors, known):
-                refuse(self.tensors)
-                if known is None or not has_fingerprint(self.tensors, known):
-                    known = fingerprint(self.tensors)
+            self._takes_all = look is None
+            tables = tables_of(self._modules)
+            objects = objects_in(tables)
+            self._names = list(map(len, tables)), list(map(id, objects))
+            if depends_on is None and look is None:
+                depends_on = _walk_depends_on
+            conditions = None if depends_on is None else depends_on(self._modules)
+            found = None
+            if known is not None and known.places is not None and conditions is not None:
+                found = known.places.find(tables, objects, conditions)
+            if known is not None and found is not None and surely_has_fingerprint(found, known):
+                self.tensors = found
+            else:
+                self.tensors = dict(self._look())
+                known = self._described(known, refuse)
             self.fingerprint = known
             self._registered = self._are_registered()
+            if conditions is not None and not known.is_placed:
+                self._note_places(module, tables, objects, conditions)
+
+    def _described(
+        self, known: Fingerprint | None, refuse: Callable[[Mapping[str, torch.Tensor]], None]
+    ) -> Fingerprint:
+        if known is not None and tuple(self.tensors) != known.names:
+            known = None
+        if known is None or not surely_has_fingerprint(self.tensors, known):
+            refuse(self.tensors)
+            if known is None or not has_fingerprint(self.tensors, known):
+                known = fingerprint(self.tensors)
+        return known
+
+    def _note_places(
+        self, module: torch.nn.Module, tables: Tables, objects: Sequence[object], conditions: object
+    ) -> None:
+        """Note where tensors were found, if whoever finds others there finds what a look would."""
+        self.fingerprint.is_placed = True
+        if self._takes_all and sum(isinstance(each, torch.Tensor) for each in objects) > len(self.tensors):
+            return  # one that is no plain memory may become that
+        self.fingerprint.places = TablePlaces.of(module, tables, self.tensors, conditions)
 
     @cached_property
     def memory(self) -> dict[str, torch.Tensor]:
@@ -119,8 +157,12 @@ class TensorSnapshot:
 
     def _names_now(self) -> tuple[list[int], list[int]]:
         """What every module's names are bound to: how many each has, and which objects these are."""
-        tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
-        return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
+        tables = tables_of(self._modules)
+        return list(map(len, tables)), list(map(id, objects_in(tables)))
+
+
+def _walk_depends_on(modules: Sequence[torch.nn.Module]) -> object:
+    return list(map(type, modules)) if walks_as_torch_does(modules[0]) else None
 
 
 def _plain_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
