@@ -47,6 +47,8 @@ from ckpt_transport.planning import IN_PLACE, Bucket
 from ckpt_transport.transports.interface import Control
 
 PATIENCE_SECONDS = 0.05
+SHORT_BYTES = 1 << 20
+"""What an owner compares of less it computes itself: threads for it would keep it from agreeing to the plan."""
 
 Unsaid = tuple[int, tuple[int, ...]]
 """The number of a bucket, and the sinks that have yet to hear a digest of it."""
@@ -109,6 +111,8 @@ class OwnerDigests(_Working):
         self._coming: deque[tuple[Unsaid, torch.Tensor, Fence]] = deque()
         """On their way from a device."""
         self._computing: deque[Future[None]] = deque()
+        self._short: deque[tuple[Lendable, Sequence[Due]]] = deque()
+        """To be computed when the first transfers are posted."""
         for extent, in_place in self._in_place().items():
             memory = extents[extent]
             assert memory.kind is not MemoryKind.SCATTERED
@@ -131,11 +135,20 @@ class OwnerDigests(_Working):
         self._made.extend((unsaid, kept[sample.key]) for unsaid, sample in in_place if sample.key in kept)
         unknown = [each for each in in_place if each[1].key not in kept]
         on_gpu = bool(unknown) and memory.runs[0].raw.is_cuda  # several threads would not help it
-        for some in [unknown] if on_gpu else in_tasks(unknown, self._nbytes):
+        if not on_gpu and sum(map(_nbytes, unknown)) <= SHORT_BYTES:
+            self._short.append((memory, unknown))
+            return
+        for some in [unknown] if on_gpu else in_tasks(unknown, _nbytes):
             self._computing.append(self._workers.submit(self._compute_each, memory, some, wake))
 
-    def _nbytes(self, due: Due) -> int:
-        return self._plan.buckets[due[0][0]].nbytes
+    def turn(self) -> None:
+        if self._short:
+            self._compute_short()
+            self.advance()
+
+    def _compute_short(self) -> None:
+        while self._short:
+            self._compute_each(*self._short.popleft(), lambda: None)
 
     def _compute_each(self, memory: Lendable, some: Sequence[Due], wake: Callable[[], None]) -> None:
         """Short ones are made and said together: to wake whoever says one takes longer than it does."""
@@ -184,6 +197,7 @@ class OwnerDigests(_Working):
         return bool(self._unsaid)
 
     def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        self._compute_short()
         for _, _, end in self._coming:
             end.synchronize()
         super().finish(watch, idle)
@@ -208,6 +222,7 @@ class PromptOwnerDigests(OwnerDigests):
     """For sinks that wait for each: said at once, not in batches."""
 
     def turn(self) -> None:
+        super().turn()
         if self._made or self._coming or self._computing:
             self.advance()
 
@@ -362,6 +377,11 @@ class FirstSinkDigests(SinkDigests):
                 self._compute(number, sample, runs)
         self.advance()
         return number in self._agreed
+
+
+def _nbytes(due: Due) -> int:
+    """How many bytes are compared."""
+    return sum(nbytes for _, nbytes in due[1].parts)
 
 
 def _computed(sample: AnySample, runs: Runs) -> Digest:
