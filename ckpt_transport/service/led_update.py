@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+import msgspec
+
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import Manifest
 from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.sink_handles import say_gone
 from ckpt_transport.service.trace import keep_trace
@@ -69,15 +70,23 @@ class LedUpdate(Generic[Leader]):
     def taking_in(
         self,
         take_in: Callable[[], StoredVersion],
+        options: Callable[[StoredVersion], Mapping[str, str]],
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
     ) -> Report:
-        """Lead all of it, and take the version in while sinks get ready."""
+        """Lead all of it, and take the version in while sinks get ready.
 
-        def taken_in() -> tuple[Manifest, Sequence[Backing]]:
+        Args:
+            take_in: does that.
+            options: what other source ranks must ask for alike, once the version is there.
+            progress, before_hold: as those of :meth:`to_the_end`.
+        """
+
+        def taken_in() -> tuple[m.Join, Sequence[Backing]]:
             stored = take_in()
             self._content = stored.content
-            return stored.manifest, stored.extents
+            join = msgspec.structs.replace(self.join, manifest=stored.manifest, asked=dict(options(stored)))
+            return join, stored.extents
 
         with self.going_on():
             report = self.coordinator.lead(self.join, self.invitees, progress, before_hold, taken_in)

@@ -82,8 +82,9 @@ class Publisher:
             lease = Lease()
             take = partial(self._versions.take_in_published, version, tensors, intake, lease)
             take_in = partial(take, replicated=how.replicated, mapping=found, base=base)
+            take_in_telling = partial(self._versions.telling, version, take_in)
             asked = Asked(version, lambda: self._choice.all_of(sinks), mapping=self._versions.mapping_of(version))
-            if intake.lend and not keeps and not base and self._updates.is_alone:
+            if intake.lend and not keeps and not base and self._updates.leads:
                 self._versions.check_free(version)
                 late = _TakenInLate(take_in)
                 act = partial(self._updates.bring_while_taking_in, asked, late.take_in)
@@ -101,11 +102,11 @@ class Publisher:
 
             try:
                 try:
-                    stored = take_in()
+                    stored = take_in_telling()
                 except SharedMemoryError:
                     if not self._lets_go_of_base(version) or comes_in_pairs(tensors):
                         raise
-                    stored = take_in()
+                    stored = take_in_telling()
                 try:
                     clock.enter("begin")
                     report = self._calls.take_turn(turn, bring, supersede=supersede)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ckpt_transport.checkpoint import Lease, Loan, Mapping, Store, StoredVersion, TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.config import Config
@@ -17,6 +18,8 @@ from ckpt_transport.service.source_rank import SourceRank
 from ckpt_transport.service.world import World
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.progress import Progress
+
+Result = TypeVar("Result")
 
 
 def store_of(world: World, config: Config) -> Store:
@@ -136,24 +139,24 @@ class ServerVersions:
             mapping: rules; None for none.
         """
 
-        def take_in() -> StoredVersion:
-            if not intake.lend:
-                take = partial(self._store.register, version, tensors=tensors)
-            else:
-                assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                take = partial(self._store.lend, version, tensors)
-            return take(replicated=replicated, mapping=mapping, base=base, lease=lease)
+        if not intake.lend:
+            take = partial(self._store.register, version, tensors=tensors)
+        else:
+            assert not comes_in_pairs(tensors), "what comes in pairs is registered"
+            take = partial(self._store.lend, version, tensors)
+        return take(replicated=replicated, mapping=mapping, base=base, lease=lease)
 
+    def telling(self, version: str, act: Callable[[], Result]) -> Result:
+        """Do something for a version; where it fails, other ranks hear why this one does not come."""
         self._guard.check()
-        return self._here.absences.telling(version, take_in)
+        return self._here.absences.telling(version, act)
 
     def check_free(self, version: str) -> None:
         """
         Raises:
-            StoreError: a version cannot have this name, or one has it already.
+            StoreError: a version cannot have this name, or one has it already. Other ranks hear so.
         """
-        self._guard.check()
-        self._store.check_free(version)
+        self.telling(version, partial(self._store.check_free, version))
 
     def keeps(self, stored: StoredVersion) -> bool:
         """Whether it is the one that the next version is compared with."""

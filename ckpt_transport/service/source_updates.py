@@ -85,7 +85,7 @@ class SourceUpdates:
         clock: PhaseClock,
         turn: Turn,
     ) -> Report:
-        """As :meth:`bring`, of a source that is alone, and takes the version in while sinks get ready.
+        """As :meth:`bring` on rank 0, which takes the version in while sinks get ready, and other ranks come.
 
         Raises: as :meth:`bring`; what ``take_in`` raises is the cause of an UpdateAbortedError.
         """
@@ -93,12 +93,12 @@ class SourceUpdates:
         with here.leading(asked.version) as announce:
             invitees = here.invitees(asked.version, asked.located())
             led = here.lead(nothing_yet, invitees, Coordinator, clock, turn, announce)
-            return led.taking_in(take_in, progress, before_hold)
+            return led.taking_in(take_in, lambda stored: asked.options(stored, self._config), progress, before_hold)
 
     @property
-    def is_alone(self) -> bool:
-        """Whether there is one source rank."""
-        return self._world.size == 1
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self._world.rank == 0
 
     def stage(self, asked: Asked, job: StagedJob, progress: Progress | None, clock: PhaseClock, turn: Turn) -> None:
         """Bring a version beside what sinks serve, as far as the moment at which its commit begins.

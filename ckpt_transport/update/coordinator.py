@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
-import msgspec
-
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import (
@@ -24,7 +22,7 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import Manifest, Pauses, Plan, Settings, TensorRange, Topology, expect_pauses, topology_for
+from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, Topology, expect_pauses, topology_for
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
@@ -46,8 +44,8 @@ from ckpt_transport.update.steps import Leading
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")
-TakeIn = Callable[[], tuple[Manifest, Sequence[Backing]]]
-"""Takes a version in; returns what rank 0 has of it, and what is behind its extents."""
+TakeIn = Callable[[], tuple[m.Join, Sequence[Backing]]]
+"""Takes a version in; returns how rank 0 introduces itself with it, and what is behind its extents."""
 REFUSALS = (DeltaRefusedError, PlanError, CheckpointError)
 """Errors that end an update by a delta, where everything may be taken."""
 
@@ -130,9 +128,9 @@ class Coordinator:
             if take_in is None:
                 self._local.check_lent()
                 return None
-            manifest, extents = take_in()
+            join, extents = take_in()
             self._local.has_taken_in(extents)
-            return msgspec.structs.replace(myself, manifest=manifest)
+            return join
 
         invitations = Invitations(
             self._members,

@@ -255,6 +255,27 @@ def test_given_a_rank_that_cannot_take_the_version_in_when_the_other_comes_late_
     ranks.check_agree(version if same_name else "")
 
 
+def fail_while_inviting(version: str, server: ParameterServer, sink: str) -> None:
+    too_large = {name: torch.full_like(tensor, 1e30) for name, tensor in part_of(server, 2).items()}
+    server.publish(version, too_large, [sink], mapping=Rules.of(rules.Cast("F16")))
+
+
+@pytest.mark.parametrize("same_name", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+def test_given_a_rank_0_that_cannot_lend_when_sinks_are_invited_then_the_other_hears_why_and_the_next_call_works(
+    ranks: Ranks, late: bool, same_name: bool
+) -> None:
+    version = ranks.fresh()
+    if not late:
+        ranks.tell(1, partial(publish, version))
+    failed = ranks.do_one(0, partial(fail_while_inviting, version))
+    assert failed.startswith("CheckpointError")
+    assert "overflow in F16" in failed
+    heard = ranks.do_one(1, partial(publish, version)) if late else ranks.outcome(1)
+    assert "overflow in F16" in heard
+    ranks.check_agree(version if same_name else "")
+
+
 @pytest.mark.parametrize("same_name", [True, False])
 def test_given_a_rank_0_that_has_given_up_when_the_other_comes_late_then_it_hears_why_and_the_next_call_works(
     ranks: Ranks, same_name: bool

@@ -97,7 +97,8 @@ def test_given_a_short_bucket_then_its_digest_is_computed_where_it_is_applied(bu
 def test_given_many_short_buckets_then_their_owner_computes_their_digests_when_it_has_posted_the_first() -> None:
     plan = plan_of(SHORT)
     with Mailbox() as mailbox:
-        channel = RouteControl(mailbox, Group("digests", (SOURCE, SINK), SOURCE, ("here",)), {SINK: mailbox.address})
+        group = Group("digests", (SOURCE, SINK), SOURCE, ("here",))
+        channel = RouteControl(mailbox, group, dict.fromkeys((SOURCE, SINK), mailbox.address))
         before = digesting()
         memory = Buffer.private(plan.manifest.extents[0].nbytes)
         digests = OwnerDigests(RankSchedule(plan, SOURCE), channel, {0: memory}, mailbox.wake)
