@@ -12,8 +12,8 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.deltas import device_encoding
+from ckpt_transport.memory import MemoryKind
 from tests.fleet import SinkSpec, fleet, weights
-from tests.leftovers import left_behind
 from tests.patience import PATIENT
 
 CONFIG = Config.load(**PATIENT)
@@ -33,10 +33,10 @@ def test_given_a_step_on_a_gpu_then_it_is_lent_and_one_that_is_strided_is_regist
         assert sink.state().holds(weights(3))
 
 
-def test_given_steps_on_a_gpu_and_deltas_then_they_are_compared_there_and_only_what_differs_is_sent() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_given_steps_on_a_gpu_and_deltas_then_what_differs_is_found_there_and_sent_from_there(device: str) -> None:
     config = Config.load(**PATIENT, delta="on", commit="auto")
-    already = len(left_behind())
-    with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
+    with fleet(SinkSpec({"device": device})) as (sink,), ParameterServer(config) as server:
         there = {name: tensor.cuda() for name, tensor in weights(2).items()}
         for step in range(4):
             for tensor in there.values():
@@ -46,8 +46,8 @@ def test_given_steps_on_a_gpu_and_deltas_then_they_are_compared_there_and_only_w
             assert report.delta is not None
             assert report.delta.base == (f"step-{step - 1}" if step else ""), report.delta.reason
             assert "on the same device" in report.intake
+            assert [extent.kind for extent in report.plan.manifest.extents] == [MemoryKind.EXPORTED]
             assert sink.state().holds({name: tensor.cpu() for name, tensor in there.items()})
-        assert len(left_behind()) - already <= 1, "only what carries the difference is in shared memory"
 
 
 def test_given_work_that_is_enqueued_before_what_differs_is_written_then_what_was_written_is_carried() -> None:
