@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,9 @@ from ckpt_transport.errors import CheckpointError, ConfigError
 
 _digests = BaseDigests()
 CURE = "merge it at the trainer, as by merge_and_unload()"
+FLOATS = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float64})
+FACTORS = frozenset({(kind, factor, end) for kind, end in (("", ".weight"), ("embedding_", None)) for factor in "AB"})
+"""What comes before, at and after the letter of a factor's name."""
 NOT_MERGED = (
     "use_dora",
     "lora_bias",
@@ -59,6 +63,8 @@ class Lora(Rule, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pattern(self.names)
+        if not math.isfinite(self.alpha):
+            raise ConfigError(f"alpha of lora {self.adapter} is {self.alpha}; give a finite number")
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
         found = dict(tensors)
@@ -69,8 +75,9 @@ class Lora(Rule, frozen=True, kw_only=True):
             if not kind:
                 names = [f"{name}.weight" for name in names]
             bases = [name for name in (f"{module}.base_layer.weight", f"{module}.weight") if name in tensors]
-            if missing := [name for name in names if name not in tensors]:
-                raise CheckpointError(f"there is no '{missing[0]}' for '{module}'; give both factors of the adapter")
+            for name in names:
+                if name not in tensors:
+                    raise CheckpointError(f"there is no '{name}' for '{module}'; give both factors of the adapter")
             if not bases:
                 raise CheckpointError(
                     f"adapter '{self.adapter}' has factors for '{module}', and there is no "
@@ -91,7 +98,7 @@ class Lora(Rule, frozen=True, kw_only=True):
         names = "" if self.names == ".*" else f" for {self.names}"
         return f"lora {self.adapter}, alpha {self.alpha:g}{scaling}{transposed}{names}"
 
-    def _modules(self, tensors: Tensors) -> Iterator[tuple[str, str]]:
+    def _modules(self, tensors: Tensors) -> list[tuple[str, str]]:
         """Modules that the adapter changes, with ``embedding_`` for those that PEFT calls so.
 
         Raises:
@@ -99,16 +106,17 @@ class Lora(Rule, frozen=True, kw_only=True):
         """
         of_adapter = re.compile(rf"(.*)\.lora_(\w+)\.{re.escape(self.adapter)}(\..*)?")
         selected = check_pattern(self.names)
+        modules: dict[tuple[str, str], None] = {}
         for name in tensors:
             match = of_adapter.fullmatch(name)
             if match is None or selected.fullmatch(match[1]) is None:
                 continue
             if match[2] == "magnitude_vector":
                 raise CheckpointError(f"'{name}' scales the merged weight (DoRA), which is not done on the way; {CURE}")
-            if (match[2], match[3]) in (("A", ".weight"), ("embedding_A", None)):
-                yield match[1], match[2].removesuffix("A")
-            elif (match[2], match[3]) not in (("B", ".weight"), ("embedding_B", None)):
+            if (match[2][:-1], match[2][-1], match[3]) not in FACTORS:
                 raise CheckpointError(f"'{name}' is no factor of a product that is added to a weight; {CURE}")
+            modules[match[1], match[2][:-1]] = None
+        return list(modules)
 
     def _merged(self, name: str, base: BoxedTensor, factors: list[torch.Tensor], transposed: bool) -> BoxedTensor:
         a, b = factors
@@ -118,8 +126,10 @@ class Lora(Rule, frozen=True, kw_only=True):
                 f"those of a linear layer or an embedding; {CURE}"
             )
         rank = a.shape[0]
+        if rank == 0:
+            raise CheckpointError(f"the adapter's factors for '{name}' are of rank 0; leave them out")
         left, right = (a.T, b.T) if transposed else (b, a)
-        if base.shape != (left.shape[0], right.shape[1]) or not base.dtype.is_floating_point:
+        if base.shape != (left.shape[0], right.shape[1]) or base.dtype not in FLOATS:
             raise CheckpointError(
                 f"'{name}' is {base.dtype} {list(base.shape)}, and its adapter adds to floats of shape "
                 f"{[left.shape[0], right.shape[1]]}; dequantize it, or {CURE}"

@@ -17,7 +17,7 @@ def read_toml(path: Path, source: str) -> dict[str, object]:
         ConfigError: it cannot be read, or is not TOML; names the line.
     """
     try:
-        text = without_nul(path, ConfigError).read_text(encoding="utf-8")
+        text = without_nul(path, ConfigError).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}{source}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

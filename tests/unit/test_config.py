@@ -246,6 +246,12 @@ def test_given_a_file_that_is_not_there_then_it_is_named_with_who_named_it(tmp_p
     )
 
 
+def test_given_a_file_that_begins_with_a_byte_order_mark_then_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("ring_depth = 2", encoding="utf-8-sig")
+    assert Config.load(path, environ={}).ring_depth == 2
+
+
 def test_given_a_file_that_is_not_text_then_it_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(b"trace = '\xff'")

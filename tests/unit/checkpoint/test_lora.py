@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ckpt_transport import Mapping, TensorShard, rules
 from ckpt_transport.checkpoint import Store, Tensors, low_rank
-from ckpt_transport.errors import CheckpointError
+from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.memory import MemoryKind
 from tests.unit.checkpoint.test_mapping import agree, mapped
 
@@ -160,6 +161,8 @@ def test_given_factors_that_are_lent_when_the_trainer_goes_on_then_the_version_k
         ("lora_B.default.weight", torch.ones(6, 2, 1, 1), "not those of a linear layer or an embedding"),
         ("lora_B.default.weight", torch.ones(5, 2), r"its adapter adds to floats of shape \[5, 4\]"),
         ("lora_B.default.weight", None, r"there is no '.*lora_B\.default\.weight'"),
+        ("lora_A.default.weight", None, r"there is no '.*lora_A\.default\.weight'"),
+        ("base_layer.weight", torch.ones(6, 4).to(torch.float8_e4m3fn), "dequantize it"),
         ("base_layer.weight", torch.ones(12, 1, dtype=torch.uint8), "dequantize it"),
         ("base_layer.weight", None, r"no '.*base_layer\.weight' to add them to; give state_dict\(\) of the whole"),
         ("lora_A.default.weight", TensorShard(torch.ones(1, 4), (2, 4), (0, 0)), "this rank has a part of '.*lora_A"),
@@ -170,6 +173,17 @@ def test_given_what_no_product_says_then_it_is_refused_by_name(name: str, tensor
     given = {name: value for name, value in tensors.items() if value is not None}
     with pytest.raises(CheckpointError, match=said):
         mapped(given, rules.Lora(alpha=8))  # type: ignore[arg-type]
+
+
+def test_given_factors_without_a_rank_then_they_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"for '.*base_layer.weight' are of rank 0"):
+        mapped(adapted(rank=0), rules.Lora(alpha=8, rank_stabilized=True))
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf])
+def test_given_an_alpha_that_is_no_number_then_the_rule_is_refused(alpha: float) -> None:
+    with pytest.raises(ConfigError, match=f"alpha of lora sql is {alpha}; give a finite number"):
+        rules.Lora(adapter="sql", alpha=alpha)
 
 
 def test_given_a_sum_that_overflows_then_it_is_refused_by_name() -> None:
