@@ -119,6 +119,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
             divided.elements.copies,
             whole=divided.modules,
             whole_nbytes=ShadowNeeds.of(whole).nbytes + part.processed_nbytes,
+            whole_served={name: each.detach() for name, each in whole.items()},
         )
 
     def stage_whole(self) -> StagedTensors:

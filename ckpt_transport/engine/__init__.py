@@ -4,7 +4,13 @@ from ckpt_transport.engine.engine import Engine
 from ckpt_transport.engine.gate import Gate
 from ckpt_transport.engine.loaded_bucket import LoadedBucket, LoadedPiece
 from ckpt_transport.engine.releases import ReleaseRange, release_of
-from ckpt_transport.engine.served_digest import ServedSums, can_be_kept, digest_of_served
+from ckpt_transport.engine.served_digest import (
+    ServedSums,
+    can_be_kept,
+    digest_beside_whole,
+    digest_of_elements,
+    digest_of_served,
+)
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.served_share import share_of_served
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
@@ -26,6 +32,8 @@ __all__ = [
     "StagingArea",
     "StreamEngine",
     "can_be_kept",
+    "digest_beside_whole",
+    "digest_of_elements",
     "digest_of_served",
     "on_device",
     "place_of",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.memory.kept_digest import KeptDigest
 
@@ -29,6 +30,16 @@ def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
         if tensor.numel():
             by_device[tensor.device].append(tensor.detach().contiguous().view(-1).view(torch.uint8))
     return _digest(tensors, map(digest, by_device.values()))
+
+
+def digest_of_elements(elements: ServedElements) -> str:
+    """A digest of all that a delta changes: of what is exchanged by element, and of modules that come whole."""
+    return digest_beside_whole(digest_of_served(elements.tensors), elements)
+
+
+def digest_beside_whole(exchanged: str, elements: ServedElements) -> str:
+    """As :func:`digest_of_elements`, where the digest of what is exchanged by element is known."""
+    return f"{exchanged} {digest_of_served(elements.whole_served)}" if elements.whole_served else exchanged
 
 
 class ServedSums:

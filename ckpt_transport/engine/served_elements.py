@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,6 +27,8 @@ class ServedElements:
         whole: modules of which single elements cannot be followed. What they are loaded from is loaded beside them, see
             :meth:`~ckpt_transport.Engine.stage_whole`.
         whole_nbytes: bytes that this takes.
+        whole_served: what these modules are loaded to, by name, as far as it is plain memory. The next delta brings all
+            of it; it is looked at so that nobody goes back to what somebody else has written.
     """
 
     specs: Sequence[TensorSpec]
@@ -35,6 +37,7 @@ class ServedElements:
     stays: Callable[[], bool] | None = None
     whole: Sequence[WholeModule] = ()
     whole_nbytes: int = 0
+    whole_served: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def addresses(self) -> tuple[int, ...]:

@@ -147,6 +147,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
                 snapshot.look,
                 divided.modules,
                 sum(each.nbytes for each in whole.values()),
+                whole,
             )
         finally:
             if is_idle:

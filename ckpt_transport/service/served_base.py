@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ckpt_transport.engine import Engine, ServedElements, ServedSums, can_be_kept, digest_of_served
+from ckpt_transport.engine import (
+    Engine,
+    ServedElements,
+    ServedSums,
+    can_be_kept,
+    digest_beside_whole,
+    digest_of_elements,
+)
 from ckpt_transport.errors import CkptTransportError, DeltaRefusedError
 from ckpt_transport.update.delta_engine import DeltaEngine
 
@@ -16,7 +23,8 @@ SPARSE_BYTES = 200
 class ServedBase:
     """Holds the digest of what an engine serves, as it was right after the last commit.
 
-    On a CPU it is kept up to date from what deltas change, where that is little; else what is served is read.
+    On a CPU it is kept up to date from what deltas change, where that is little; else what is served is read, and so is
+    what comes whole in each delta.
 
     Args:
         engine: the engine.
@@ -55,7 +63,7 @@ class ServedBase:
         """Why a delta cannot be put on what is served, with the engine's label; empty when it can."""
         if not self.digest:
             return self._why_none or self._labelled(NOT_ASKED)
-        now, why = self._look(lambda elements: digest_of_served(elements.tensors))
+        now, why = self._look(digest_of_elements)
         if why or now == self.digest:
             return why
         return self._labelled("somebody else has written to it since it was committed")
@@ -79,10 +87,10 @@ class ServedBase:
         sums, self._sums = self._sums, None
         if sums is None or not self._follows(sums, elements):
             if not can_be_kept(elements.tensors):
-                return digest_of_served(elements.tensors)
+                return digest_of_elements(elements)
             sums = ServedSums(elements.tensors)
         self._sums, self._sums_of = sums, (elements.copies, elements.addresses)
-        return sums.digest
+        return digest_beside_whole(sums.digest, elements)
 
     def _follows(self, sums: ServedSums, elements: ServedElements) -> bool:
         """Whether sums could be changed as a delta has changed what they are of; if not, they are of no use."""

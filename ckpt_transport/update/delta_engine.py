@@ -29,7 +29,7 @@ from ckpt_transport.engine import (
     LoadedBucket,
     ServedElements,
     StagedTensors,
-    digest_of_served,
+    digest_of_elements,
 )
 from ckpt_transport.errors import BudgetError, DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, copy_bytes, fence, uninterrupted
@@ -301,7 +301,7 @@ class DeltaEngine(Engine):
         elements = self._elements()
         self._check_place(elements)
         self._stays = elements.stays
-        if not self.digest_left or digest_of_served(elements.tensors) != self.digest_left:
+        if not self.digest_left or digest_of_elements(elements) != self.digest_left:
             raise PlanMismatchError(
                 f"{self.label}: somebody else has written to what is served since a delta was applied, so that it "
                 "cannot be undone; bring all of a version"

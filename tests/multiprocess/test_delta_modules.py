@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport import Config, ParameterServer, Report, ask_version
+from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport_torch import attach
 from tests import computed
 from tests.deltas import sent_by_delta
 from tests.fleet import SinkSpec, fleet
@@ -148,3 +150,53 @@ def test_given_a_computed_module_that_is_not_contiguous_then_each_update_sends_e
             assert "gate.weight is not contiguous" in report.delta.reason
             assert report.delta.reason.count(sink.label) == 1
             assert sink.state().holds(computed.served_of(step))
+
+
+def test_given_somebody_who_writes_to_a_module_that_comes_whole_then_everything_is_sent_and_named_so() -> None:
+    module = computed.rank_of(0)
+    with (
+        attach(module, loader=computed.loader(module), config=Config.load(**PATIENT)) as attachment,
+        ParameterServer(Config.load(**DELTAS)) as server,
+    ):
+        to, step = [attachment.address], computed.weights_of(1)
+        server.publish("step-0", step, to)
+        for number in (1, 2):
+            step = some_changed(step, number)
+            sent_by_delta(server.publish(f"step-{number}", step, to), f"step-{number - 1}")
+        assert ask_version(attachment.address).version == "step-2", "it has noted what it serves then"
+        module.gate.weight.data[7, 9] += 1
+        step = some_changed(step, 3)
+        report = server.publish("step-3", step, to)
+        assert report is not None
+        assert report.delta is not None
+        assert report.delta.base == ""
+        assert "somebody else has written to it since it was committed" in report.delta.reason
+        assert holds(module, step)
+        step = some_changed(step, 4)
+        sent_by_delta(server.publish("step-4", step, to), "step-3")
+        assert holds(module, step)
+
+
+def test_given_somebody_who_writes_to_a_module_that_came_whole_then_the_delta_is_not_taken_back() -> None:
+    module = computed.rank_of(0)
+    with (
+        attach(module, loader=computed.loader(module), config=Config.load(**PATIENT)) as attachment,
+        ParameterServer(Config.load(**DELTAS)) as server,
+    ):
+        to, step = [attachment.address], computed.weights_of(1)
+        server.publish("step-0", step, to)
+        step = some_changed(step, 1)
+        sent_by_delta(server.publish("step-1", step, to), "step-0")
+        assert ask_version(attachment.address).version == "step-1", "it has noted what it serves then"
+        module.gate.scale.data[3] += 1
+        with pytest.raises(UpdateAbortedError, match="somebody else has written to what is served"):
+            server.rollback(to)
+        assert attachment.version == "step-1"
+        step = some_changed(step, 2)
+        server.publish("step-2", step, to)
+        assert holds(module, step)
+
+
+def holds(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> bool:
+    expected = computed.served_of(tensors)
+    return all(torch.equal(tensor, expected[name]) for name, tensor in module.state_dict().items())

@@ -18,7 +18,7 @@ import torch
 import typer
 from safetensors.torch import load_file
 
-from ckpt_transport.engine import digest_of_served
+from ckpt_transport.engine import digest_of_elements
 from tests.deltas import delta_of, exchanged, staged
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
@@ -74,7 +74,7 @@ def main(
         for expected in (after, before, after):
             exchanged(taking)
             check(updated, expected)
-            taking.digest_left = digest_of_served(engine.served_elements().tensors)
+            taking.digest_left = digest_of_elements(engine.served_elements())
             engine.begin()
             taking.restore()
         print(f"{taking.apply_summary}, and taken back", flush=True)

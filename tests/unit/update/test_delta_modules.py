@@ -11,7 +11,7 @@ import torch
 
 from ckpt_transport import DeltaRefusedError, LoadedBucket, PlanMismatchError
 from ckpt_transport.deltas import HostExchange
-from ckpt_transport.engine import digest_of_served
+from ckpt_transport.engine import digest_of_elements
 from ckpt_transport.errors import UsageError
 from ckpt_transport.planning import Delta
 from ckpt_transport.update.delta_engine import DeltaEngine
@@ -57,7 +57,8 @@ def test_given_a_computed_module_then_it_is_named_with_its_tensors_and_why() -> 
     elements = engine.served_elements()
     assert [(each.name, set(each.tensors)) for each in elements.whole] == [("gate", set(GATE))]
     assert elements.whole[0].reason == "the loader computes gate.weight of gate.weight"
-    assert set(elements.tensors) == {"up", "down"}, "what is proved is what is not brought"
+    assert set(elements.tensors) == {"up", "down"}
+    assert set(elements.whole_served) == set(GATE)
     assert elements.whole_nbytes == sum(each.nbytes for each in module.gate.parameters())
 
 
@@ -70,7 +71,7 @@ def test_given_a_delta_with_a_module_when_it_is_exchanged_then_both_are_served_a
     for expected in (new, old, new):
         exchanged(taking)
         assert holds(module, expected)
-        taking.digest_left = digest_of_served(engine.served_elements().tensors)
+        taking.digest_left = digest_of_elements(engine.served_elements())
         engine.begin()
         taking.restore()
     kept = taking.nbytes
