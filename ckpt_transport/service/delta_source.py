@@ -334,11 +334,11 @@ def _all_differ(others: OtherSources | None, updates: Mapping[str, str], bases: 
     others.tell(update, served)
     try:
         yield
+        others.hear()
     except (NoDeltaError, DeltaRefusedError, SharedMemoryError, *NO_MEMORY):
         others.tell("", served)
         others.hear()
         raise
-    others.hear()
 
 
 def _of_all_sources(mine: DeltaSummary, report: Report) -> DeltaSummary:

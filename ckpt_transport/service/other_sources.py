@@ -48,6 +48,9 @@ class OtherSources:
         self._invitees, self._turn, self._timeout = invitees, turn, timeout
         self._number = 0
         self._came: dict[int, tuple[str, m.Join]] = {}
+        """Those who have followed what they were told last."""
+        self._latest: dict[int, tuple[str, m.Join]] = {}
+        """What each has said last."""
         self._known: set[tuple[str, str]] = set()
         """The addresses and nonces of all that have come, however often they were told to come again."""
 
@@ -68,7 +71,8 @@ class OtherSources:
             served: what sinks serve of the version.
         """
         self._number += 1
-        for address, join in self._came.values():
+        for address, join in self._latest.values():
+            self._invitees.told.differ[join.nonce] = self._number
             differ = m.Differ(nonce=join.nonce, base_update=base_update, number=self._number, served=served)
             self._mailbox.send(address, differ)
 
@@ -120,5 +124,6 @@ class OtherSources:
                     return
                 self._mailbox.keep_for_later()
                 self._known.add((sender, message.nonce))
+                self._latest[message.rank] = sender, message
                 if message.number == self._number:
                     self._came[message.rank] = sender, message

@@ -242,9 +242,11 @@ class Coordinator:
         Raises:
             DeltaRefusedError: some sources bring what differs, and others everything.
         """
-        whole = [join.label for join in self._members.joins if join.manifest is not None and not join.manifest.deltas]
-        if self._brings_delta and whole:
-            raise DeltaRefusedError(f"{whole[0]} brings everything, and other source ranks what differs")
+        held = [(join.label, bool(join.manifest.deltas)) for join in self._members.joins if join.manifest is not None]
+        unlike = [label for label, is_delta in held if is_delta != self._brings_delta]
+        if unlike:
+            one, others = ("everything", "what differs") if self._brings_delta else ("what differs", "everything")
+            raise DeltaRefusedError(f"{unlike[0]} brings {one}, and other source ranks {others}")
 
     def _run(self, made: Plan, progress: Progress) -> Sequence[StageEvent]:
         self._clock.enter("run")

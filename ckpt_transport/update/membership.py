@@ -327,9 +327,11 @@ class Membership:
 
     def rebuilt(self, failed: m.Failed, sender: str) -> CkptTransportError:
         """The error a participant reported, of its own class where that is one of ours."""
-        kind = getattr(errors, failed.error, None)
+        kind, reason = getattr(errors, failed.error, None), failed.reason
+        if sender in self._ranks:  # its own errors begin with its label, too
+            reason = reason.removeprefix(f"{self.joins[self._ranks[sender]].label}: ")
         if isinstance(kind, type) and issubclass(kind, CkptTransportError) and kind.__init__ is Exception.__init__:
-            return kind(f"{self.who(sender)}: {failed.reason}")
+            return kind(f"{self.who(sender)}: {reason}")
         return UpdateError(f"{self.who(sender)}: {failed.error}: {failed.reason}")
 
     def who(self, sender: str) -> str:

@@ -120,7 +120,7 @@ class FollowingSource:
                     self.committed = isinstance(self._next(), m.Commit)
                 except SentWholeError as error:
                     self._part(error)
-                    self._join_anew("")
+                    self._join_anew("", number=self._join.number)
         except BaseException as error:
             self.leave(error)
             raise

@@ -26,13 +26,17 @@ class ToldSources:
     Attributes:
         refused: nonces of introductions that were refused; they may come twice, and do not count any more.
         heard: the uids of those who have come for a version, and so hear how that ends, by version.
+        differ: the number of the last :class:`Differ` that was said to each, by nonce: a Join from before is followed
+            by another.
     """
 
     refused: set[str] = field(default_factory=set)
     heard: dict[str, set[str]] = field(default_factory=dict)
+    differ: dict[str, int] = field(default_factory=dict)
 
     def begin(self, version: str) -> None:
         """Nobody has come for this version yet; of the versions before only the latest are remembered."""
+        self.differ.clear()
         self.heard.pop(version, None)
         self.heard[version] = set()
         for late in list(self.heard)[:-MOST_VERSIONS]:
@@ -59,6 +63,8 @@ class SourceArrivals:
     def __init__(self, members: Membership, mailbox: Mailbox, invitees: Invitees, reached: list[str]) -> None:
         self._members, self._mailbox, self._invitees, self._reached = members, mailbox, invitees, reached
         self._came: dict[int, tuple[str, m.Join]] = {}
+        self._old: set[int] = set()
+        """Those of which only a Join has come that another follows."""
 
     def begin(self, myself: m.Join) -> None:
         """Rank 0 is there; this is its introduction."""
@@ -67,9 +73,9 @@ class SourceArrivals:
     @property
     def missing(self) -> list[int]:
         """The ranks that have not come."""
-        if len(self._came) == self._invitees.sources:
+        if len(self._came) == self._invitees.sources and not self._old:
             return []
-        return [rank for rank in range(self._invitees.sources) if rank not in self._came]
+        return [rank for rank in range(self._invitees.sources) if rank not in self._came or rank in self._old]
 
     def in_order(self) -> list[tuple[str, m.Join]]:
         """The address and the introduction of each, when all have come."""
@@ -95,6 +101,8 @@ class SourceArrivals:
             self._refuse(join, differs)
             raise JoinError(differs)
         self._came[join.rank] = sender, join
+        is_old = join.number < self._invitees.told.differ.get(join.nonce, 0)
+        (self._old.add if is_old else self._old.discard)(join.rank)
         self._members.nonces[sender] = join.nonce
         self._reached.append(sender)
         self._mailbox.watch(sender)
@@ -131,6 +139,7 @@ class SourceArrivals:
         for rank, (address, join) in list(self._came.items()):
             if (address, join.nonce) == (sender, aborted.nonce):
                 del self._came[rank]
+                self._old.discard(rank)
                 if self._has_come_again(sender, join):
                     return
                 raise JoinError(f"source rank {rank} takes no part in the update: {aborted.reason}")

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, Report, ask_version
+from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport.events import UpdateBegan, observe
+from ckpt_transport.planning import ServedShares
 from ckpt_transport.service.delta_costs import RESTS
 from ckpt_transport_torch import Attachment, attach
 from tests.fleet import SinkSpec, fleet, model, weights
@@ -154,6 +158,8 @@ def test_given_a_sink_that_has_no_room_for_a_delta_then_everything_comes_in_the_
             report = server.publish("step", changed(weights(2), by), [attachment.address])
             assert holds(module, changed(weights(2), by))
         assert "staging_budget" in sent(report)
+        assert sent(report).count(": a delta of") == 1
+        assert sent(report).count("Sequential in process") == 1
 
 
 def test_given_a_delta_that_was_given_up_then_the_next_update_sends_everything_and_the_one_after_a_delta() -> None:
@@ -327,6 +333,36 @@ def test_given_two_source_ranks_and_a_sink_that_refuses_their_delta_then_both_se
             report = ranks.publish("step", changed(weights(2), by), [attachment.address])
             assert holds(module, changed(weights(2), by))
         assert "staging_budget" in sent(report)
+
+
+def test_given_two_source_ranks_of_which_one_is_late_to_say_what_differs_then_both_send_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 leads an update that brings everything by the time the other has found what differs."""
+    leads = Event()
+
+    def note(event: object) -> None:
+        if isinstance(event, UpdateBegan) and event.version == "step-2":
+            leads.set()
+
+    with served() as (module, attachment), ExitStack() as stack:
+        ranks = TwoRanks(stack, tmp_path, join_timeout=2.0)
+        to = [attachment.address]
+        ranks.publish("step-1", weights(2), to)
+        late = ranks.servers[1]._deltas
+        find = late.offered
+
+        def find_late(stored: StoredVersion, base_update: str, served: ServedShares) -> StoredVersion:
+            if base_update:
+                assert leads.wait(DEADLINE)
+            return find(stored, base_update, served)
+
+        monkeypatch.setattr(late, "offered", find_late)
+        stack.callback(observe(note))
+        assert "source rank 1 does not say" in sent(ranks.publish("step-2", changed(weights(2)), to))
+        assert holds(module, changed(weights(2)))
+        assert sent(ranks.publish("step-3", changed(weights(2), 2), to)) == "step-2"
+        assert holds(module, changed(weights(2), 2))
 
 
 def test_given_two_source_ranks_of_which_one_has_lost_its_base_then_both_send_everything(tmp_path: Path) -> None:
