@@ -26,6 +26,7 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.main_thread import why_ending
 from ckpt_transport.service.served import Served
+from ckpt_transport.service.short_turns import short_turns
 from ckpt_transport.service.stuck import reason_of
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
@@ -247,6 +248,8 @@ class Listener(Served):
             if isinstance(order, m.Commit):
                 self._committed()
                 self._leave()
+            elif isinstance(order, m.Run):
+                short_turns.want(self, short=False)
             answer = self._challenges.with_welcome(follower.answer(order, self._watch), self._coordinator)
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)

@@ -12,6 +12,7 @@ from ckpt_transport.control import Message
 from ckpt_transport.errors import UpdateAbortedError, UsageError
 from ckpt_transport.events import about
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.short_turns import short_turns
 from ckpt_transport.service.stuck import MayBeStuck
 from ckpt_transport.update.mailbox import Rotation
 
@@ -70,6 +71,7 @@ class Served(MayBeStuck):
                 if self._follower is None:
                     self._rotation.tend()
                 self._between()
+                short_turns.want(self, short=self._expects_orders)
                 received = self._mailbox.receive(TICK_SECONDS)
                 self._must_end_because = ""
                 with self._watchdog.watching():
@@ -85,8 +87,14 @@ class Served(MayBeStuck):
                         self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
                     self._release()
             finally:
+                short_turns.want(self, short=False)
                 self._idle.set()
                 self._watchdog.stop()
+
+    @property
+    def _expects_orders(self) -> bool:
+        """Whether an update goes on that does not wait for somebody to commit it."""
+        return self._follower is not None and not self._follower.waits
 
     def _serve_on_thread(self) -> None:
         with suppress(UsageError):  # it was closed before the thread ran
