@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
@@ -21,9 +22,13 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
+TELL_SECONDS = 5.0
+"""After so long it is said who is waited for."""
+CURE = "is it running, and does it make the same call?"
 AGAIN_SECONDS = 2.0
 """After so long without a word this rank joins a second time."""
 EVERYTHING = ServedShares()
+logger = logging.getLogger(__name__)
 Offer = tuple[Sequence[Backing], m.Join]
 """What is behind a source rank's extents, and how it introduces itself with them."""
 
@@ -63,7 +68,7 @@ class FollowingSource:
         self._join, self._participant = self._prepared(first)
         self._follower: Follower | None = None
         self._again_at, self._silence = 0.0, AGAIN_SECONDS
-        self.committed = self.joined = self._surely = self._left = False
+        self.committed = self.joined = self._surely = self._left = self._has_told = False
 
     def _prepared(self, offer: Offer, number: int = 0) -> tuple[m.Join, Participant]:
         """An introduction, and what takes part by it."""
@@ -106,6 +111,7 @@ class FollowingSource:
 
         Raises:
             UpdateAbortedError: the coordinator gave up; it knows which sinks are concerned.
+            JoinError: it did not lead an update in time.
             PeerLostError: the coordinator is gone.
             TransferTimeout: nothing was committed in time.
         """
@@ -154,6 +160,8 @@ class FollowingSource:
             self._mailbox.check_alive([self._coordinator])
         elif time.monotonic() > self._again_at:
             self._come()
+        if self._follower is None:
+            self._look_at_patience()
         if time.monotonic() > (self._deadline if self._follower is None else self._follower.deadline):
             raise TransferTimeout(
                 f"the update led by {self._coordinator} was not committed within {self._timeout:g} s, or in the time "
@@ -174,6 +182,21 @@ class FollowingSource:
         if answer is not None:
             self._mailbox.send(self._coordinator, answer)
         return order
+
+    def _look_at_patience(self) -> None:
+        """Say once for whom this rank waits.
+
+        Raises:
+            JoinError: nobody has led an update in time.
+        """
+        left, leader = self._deadline - time.monotonic(), f"source rank 0 at {self._coordinator}"
+        assert self._join.manifest is not None
+        what = f"an update to '{self._join.manifest.version}'"
+        if left <= 0:
+            raise JoinError(f"{leader} did not lead {what} within {self._timeout:g} s (update_timeout); {CURE}")
+        if not self._has_told and left < self._timeout - TELL_SECONDS:
+            self._has_told = True
+            logger.warning("waiting up to %.0f s more for %s to lead %s; %s", left, leader, what, CURE)
 
     def _accepts(self, sender: str, message: Message) -> bool:
         """Whether it is an order to be followed; what else there is is refused, unless it is a refusal itself."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CkptTransportError, JoinError, UpdateAbortedError
+from ckpt_transport.update import source
 from tests.fleet import SinkSpec, context, fleet, weights
 from tests.patience import DEADLINE, PATIENT
 
@@ -78,6 +80,20 @@ def test_given_a_rank_above_0_alone_then_it_says_why_it_waits(
         with pytest.raises(JoinError, match=f"source rank 0 did not lead an update to 'v2' within 0.7 s.*{CURE}"):
             server.update("v2")
     assert "waiting up to" in caplog.text
+
+
+def test_given_a_rank_0_that_is_not_at_its_address_then_the_other_names_it_and_the_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it has ended or comes late cannot be told apart: it may be started anew."""
+    monkeypatch.setattr(source, "TELL_SECONDS", 0.0)
+    where = f"ipc://{tmp_path}/meet.sock"
+    config = Config.load(**{**PATIENT, "update_timeout": 0.7, "coordinator": where})
+    with ParameterServer(config, rank=1, world_size=2) as server:
+        server.register("v2", tensors=weights(2))
+        with pytest.raises(JoinError, match=f"source rank 0 at {where} did not lead an update to 'v2' within 0.7 s"):
+            server.update("v2")
+    assert f"more for source rank 0 at {where} to lead an update to 'v2'; is it running" in caplog.text
 
 
 @pytest.mark.parametrize(
