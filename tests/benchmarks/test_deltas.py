@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import delta_gpu, delta_passes, delta_shares, deltas, sparsity
+from benchmarks import delta_fp8, delta_gpu, delta_passes, delta_shares, deltas, sparsity
 
 
 def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:
@@ -16,6 +16,13 @@ def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:
 def test_given_the_passes_of_a_diff_then_they_find_what_it_finds_and_each_has_a_time() -> None:
     rows = delta_passes.measure(mib=1, rounds=1)
     assert [row.name for row in rows if row.target] == ["all passes, 1% changed", "all passes, 5% changed"]
+
+
+def test_given_fp8_of_a_trainer_then_each_way_to_compare_it_brings_what_a_full_update_brings() -> None:
+    names = [row.name for row in delta_fp8.measure(mib=8, rounds=1)]
+    assert names == [
+        f"publish FP8, base '{base}', {share} changed" for share in ("1%", "5%") for base in ("host", "beside")
+    ]
 
 
 def test_given_two_ranks_then_each_density_is_divided_and_no_element_is_lost() -> None:

@@ -18,10 +18,10 @@ from ckpt_transport_fp8 import backend, quantized
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.scheme import Scheme
 from tests.fleet import SinkSpec, fleet
-from tests.fp8_models import fp8_model, fp8_weights, source_weights
+from tests.fp8_models import by_reference, fp8_model, fp8_weights, source_weights
 from tests.fp8_models import target as model_target
 from tests.leftovers import left_behind
-from tests.patience import SWIFT
+from tests.patience import PATIENT, SWIFT
 from tests.unit.adapters.test_fp8_quantized import CPU, NAME, SCHEMES, bytes_of, target, weight
 from tests.vllm.fp8_modes import MODES, Case, not_served, run
 
@@ -172,6 +172,29 @@ def test_given_models_on_a_gpu_then_they_get_exactly_the_references_bytes(
             server.lend(f"v{seed}", quantized(weights, model_target()))
             server.update(f"v{seed}", [sink.address])
             assert sink.state().holds(fp8_weights(seed))
+    assert not left_behind()
+
+
+@pytest.mark.parametrize("engine", ["cuda", "cpu"])
+@pytest.mark.parametrize("trainer", ["cuda", "cpu"])
+def test_given_deltas_then_fp8_is_compared_on_the_gpu_that_makes_it_and_gives_the_references_bytes(
+    way: str, trainer: str, engine: str
+) -> None:
+    settings = Config.load(**PATIENT, delta="on", commit="auto")
+    with fleet(SinkSpec({"device": engine}, make=fp8_model)) as (sink,), ParameterServer(settings) as server:
+        weights, to = source_weights(2), model_target()
+        for number in range(4):
+            for tensor in weights.values():
+                tensor.view(-1)[number] += 1.0
+            weights["0.weight"][number, number] = 8.0 + number
+            made = quantized({name: tensor.to(trainer) for name, tensor in weights.items()}, to)
+            report = server.publish(f"step-{number}", made, [sink.address])
+            assert report is not None
+            assert report.delta is not None
+            assert "where it is computed" in report.intake, way
+            assert report.delta.base == (f"step-{number - 1}" if number else ""), report.delta.reason
+            assert sink.state().holds(by_reference(weights))
+        server.rollback([sink.address])
     assert not left_behind()
 
 
