@@ -71,13 +71,12 @@ class TensorSnapshot:
             if known is not None and known.places is not None and conditions is not None:
                 found = known.places.find(tables, objects, conditions)
             if known is not None and found is not None and surely_has_fingerprint(found, known):
-                self.tensors = found
+                self.tensors, self.fingerprint = found, known
             else:
                 self.tensors = dict(self._look())
-                known = self._described(known, refuse)
-            self.fingerprint = known
+                self.fingerprint = self._described(known, refuse)
             self._registered = self._are_registered()
-            if conditions is not None and not known.is_placed:
+            if known is self.fingerprint and conditions is not None and not known.is_placed:
                 self._note_places(module, tables, objects, conditions)
 
     def _described(
@@ -94,7 +93,8 @@ class TensorSnapshot:
     def _note_places(
         self, module: torch.nn.Module, tables: Tables, objects: Sequence[object], conditions: object
     ) -> None:
-        """Note where tensors were found, if whoever finds others there finds what a look would."""
+        """Note where tensors were found, which are looked for again, if whoever finds others there finds what a look
+        would."""
         self.fingerprint.is_placed = True
         if self._takes_all and sum(isinstance(each, torch.Tensor) for each in objects) > len(self.tensors):
             return  # one that is no plain memory may become that
