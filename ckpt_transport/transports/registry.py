@@ -38,6 +38,7 @@ from ckpt_transport.errors import (
     TransportUnavailableError,
 )
 from ckpt_transport.transports.interface import API_VERSION, Availability, Transport
+from ckpt_transport.transports.traits import Traits
 
 if TYPE_CHECKING:
     Manager = stevedore.DriverManager[Transport]
@@ -72,7 +73,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._imported: dict[tuple[str, str], object] = {}
-        self._failed: dict[tuple[str, str], Exception] = {}
+        self._failed: dict[tuple[str, str], Exception | SystemExit] = {}
         self._searched: object = None
         self._looked_at, self._path = float("-inf"), [""]
         self._found: Sequence[EntryPoint] = ()
@@ -114,14 +115,16 @@ class Registry:
         """
         entry_point = self._find(name)
         try:
-            return _checked(self._import(entry_point), name).probe()
+            answer: object = _checked(self._import(entry_point), name).probe()
         except TransportUnavailableError as error:
             return Availability(False, error.reason, error.hint)
         except PluginError as error:
             return Availability(False, str(error))
-        except Exception as error:
-            cure = f"report this to the authors of {_distribution(entry_point)}"
-            return Availability(False, f"its probe failed: {_summary(error)}", cure)
+        except (Exception, SystemExit) as error:
+            return Availability(False, f"its probe failed: {_summary(error)}", _report_to(entry_point))
+        if isinstance(answer, Availability):
+            return answer
+        return Availability(False, f"its probe answers {answer!r}, which is no Availability", _report_to(entry_point))
 
     def seen(self, name: str) -> Availability:
         """As :meth:`available` has answered last, while the same packages are installed. Probing searches them, and
@@ -172,7 +175,7 @@ class Registry:
         if key not in self._imported and key not in self._failed:
             try:
                 self._imported[key] = _Driver(entry_point).extensions[0].plugin
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._failed[key] = error
         if key in self._imported:
             return self._imported[key]
@@ -198,7 +201,7 @@ def _checked(plugin: object, name: str) -> type[Transport]:
         raise PluginError(f"transport '{name}' names {plugin!r}, which is not a subclass of ckpt_transport's Transport")
     if plugin.api_version != API_VERSION:
         raise PluginError(
-            f"transport '{name}' was written for version {plugin.api_version} of the transport API, "
+            f"transport '{name}' was written for version {plugin.api_version!r} of the transport API, "
             f"and this ckpt_transport has version {API_VERSION}; install versions that match"
         )
     own_name = getattr(plugin, "name", None)
@@ -209,6 +212,9 @@ def _checked(plugin: object, name: str) -> type[Transport]:
     if inspect.isabstract(plugin):
         missing = ", ".join(sorted(plugin.__abstractmethods__))
         raise PluginError(f"transport '{name}' is a class that does not define {missing}")
+    traits = getattr(plugin, "traits", None)
+    if not isinstance(traits, Traits):
+        raise PluginError(f"transport '{name}' is a class whose traits are {traits!r} and not a Traits")
     return plugin
 
 
@@ -239,6 +245,10 @@ def _extra(entry_point: EntryPoint) -> str | None:
 
 def _distribution(entry_point: EntryPoint) -> str:
     return entry_point.dist.name if entry_point.dist is not None else "the distribution it came from"
+
+
+def _report_to(entry_point: EntryPoint) -> str:
+    return f"report this to the authors of {_distribution(entry_point)}"
 
 
 def _origin(entry_point: EntryPoint) -> str:

@@ -16,6 +16,7 @@ from ckpt_transport.planning.values.plan import Route
 from ckpt_transport.transports.interface import Descriptor, Group, Transport
 from ckpt_transport.transports.operations import MemoryRegion
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.endpoints import opened
 from ckpt_transport.update.forks import leave_to_parent
 from ckpt_transport.update.known_descriptors import ByRoute, KnownDescriptors, ToldDescriptors
 
@@ -236,7 +237,7 @@ class RouteTable:
         control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
         try:
             with control.watched_by(watch):
-                endpoint = self._load_transport(route.transport).open(group, control, timeout)
+                endpoint = opened(self._load_transport(route.transport), group, control, timeout)
         except BaseException:
             control.close()
             raise

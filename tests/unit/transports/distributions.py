@@ -10,9 +10,13 @@ from ckpt_transport.transports.registry import GROUP
 
 PLUGIN = """
 from ckpt_transport.transports.interface import Availability, Transport
+from ckpt_transport.transports.traits import FanOut, Reach, Traits
 
 class Plugin(Transport):
     name = "{name}"
+    traits = Traits(
+        reach=Reach.HOST, sends_from=frozenset(), maps_memory=True, fan_out=FanOut.LINEAR, bandwidth=1, latency=1
+    )
 
     @classmethod
     def probe(cls):

@@ -133,6 +133,8 @@ def test_given_an_import_that_failed_then_it_is_kept_and_shown_to_whoever_asks_n
             "does not define open, probe",
             id="abstract",
         ),
+        pytest.param(plugin("odd") + "\n    traits = None", "Plugin", "traits are None", id="no traits"),
+        pytest.param("raise SystemExit(3)", "Plugin", "cannot be loaded: SystemExit: 3", id="a program"),
         pytest.param(
             plugin("odd") + f"\n    api_version = {API_VERSION + 41}",
             "Plugin",

@@ -203,18 +203,25 @@ def test_given_a_probe_then_available_gives_what_it_says(install: Install) -> No
     assert answer.reason == "made for a test"
 
 
-def test_given_a_probe_that_raises_then_it_is_an_answer_and_no_crash(install: Install) -> None:
-    # Given a plugin whose probe has a bug
-    source = plugin("rash").replace('return Availability(True, "made for a test")', "return 1 / 0")
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("return 1 / 0", "its probe failed: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "its probe failed: SystemExit: 3"),
+        ("return True", "its probe answers True, which is no Availability"),
+    ],
+)
+def test_given_a_probe_with_a_bug_then_it_is_an_answer_and_no_crash(install: Install, answer: str, reason: str) -> None:
+    source = plugin("rash").replace('return Availability(True, "made for a test")', answer)
     install("rash-dist", [("rash", "mod_rash:Plugin")], {"mod_rash": source})
 
     # When
-    answer = Registry().available("rash")
+    found = Registry().available("rash")
 
     # Then
-    assert not answer.ok
-    assert answer.reason == "its probe failed: ZeroDivisionError: division by zero"
-    assert answer.hint == "report this to the authors of rash-dist"
+    assert not found.ok
+    assert found.reason == reason
+    assert found.hint == "report this to the authors of rash-dist"
 
 
 def test_given_an_unknown_transport_when_it_is_asked_for_then_that_is_an_error() -> None:
@@ -222,29 +229,15 @@ def test_given_an_unknown_transport_when_it_is_asked_for_then_that_is_an_error()
         Registry().available("a_name_nobody_registers")
 
 
-COUNTING = """
-from ckpt_transport.transports.interface import Availability, Transport
-
-probed = 0
-
-class Plugin(Transport):
-    name = "counting"
-
-    @classmethod
-    def probe(cls):
-        global probed
-        probed += 1
-        return Availability({ok}, f"probed {{probed}} times")
-
-    def open(self, group, control, timeout):
-        raise NotImplementedError
-"""
+COUNTING = "probed = 0\n" + plugin("counting").replace(
+    "        return", "        global probed\n        probed += 1\n        return"
+).replace('True, "made for a test"', 'OK, f"probed {probed} times"')
 
 
 def test_given_a_transport_that_can_run_then_it_is_probed_again_when_something_has_failed_or_was_installed(
     install: Install,
 ) -> None:
-    install("dist-counting", [("counting", "mod_counting:Plugin")], {"mod_counting": COUNTING.format(ok=True)})
+    install("dist-counting", [("counting", "mod_counting:Plugin")], {"mod_counting": COUNTING.replace("OK", "True")})
     found = Registry()
     assert [found.seen("counting").reason for _ in range(3)] == ["probed 1 times"] * 3
     found.look_again()
@@ -258,7 +251,7 @@ def test_given_a_transport_that_can_run_then_it_is_probed_again_when_something_h
 def test_given_a_transport_that_cannot_run_then_it_is_probed_again_after_a_while(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install("dist-counting", [("counting", "mod_counting:Plugin")], {"mod_counting": COUNTING.format(ok=False)})
+    install("dist-counting", [("counting", "mod_counting:Plugin")], {"mod_counting": COUNTING.replace("OK", "False")})
     found = Registry()
     assert [found.seen("counting").reason for _ in range(3)] == ["probed 1 times"] * 3
     monkeypatch.setattr(registry, "AGAIN_SECONDS", 0.0)
