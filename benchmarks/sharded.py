@@ -62,8 +62,9 @@ def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connectio
             started = time.perf_counter()
             version = f"v{number}"
             if way == "publish":
-                server.publish(version, weights, [sink])
-                pipe.send((time.perf_counter() - started, memory("VmHWM") - without))
+                report = server.publish(version, weights, [sink])
+                run = 0.0 if report is None else report.phases["run"]
+                pipe.send((time.perf_counter() - started, memory("VmHWM") - without, run))
                 continue
             if way == "gather":
                 whole = {name: tensor.full_tensor() for name, tensor in weights.items()}
@@ -72,7 +73,7 @@ def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connectio
                 getattr(server, way)(version, tensors=weights)
             server.update(version, [sink])
             server.unregister(version)
-            pipe.send((time.perf_counter() - started, memory("VmHWM") - without))
+            pipe.send((time.perf_counter() - started, memory("VmHWM") - without, 0.0))
     dist.destroy_process_group()
 
 
@@ -88,10 +89,17 @@ def memory(field: str) -> int:
 
 
 class Taken(NamedTuple):
-    """What an update took: seconds of the slowest rank, and bytes of memory of the rank that took most."""
+    """What an update took.
+
+    Attributes:
+        seconds: of the slowest rank.
+        memory: bytes of the rank that took most.
+        run: seconds in which bytes went, where rank 0 says so; else 0.
+    """
 
     seconds: float
     memory: int
+    run: float
 
 
 class Trainer:
@@ -114,8 +122,7 @@ class Trainer:
         """Bring a version to the sink, and say what that took."""
         for pipe in self._pipes:
             pipe.send((way, number))
-        seconds, peaks = zip(*(pipe.recv() for pipe in self._pipes), strict=True)
-        return Taken(max(seconds), max(peaks))
+        return Taken(*map(max, zip(*(pipe.recv() for pipe in self._pipes), strict=True)))
 
     def stop(self) -> None:
         for pipe, process in zip(self._pipes, self._processes, strict=True):
@@ -135,6 +142,7 @@ def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
         sink.answer()
         taken: dict[str, list[float]] = {way: [] for way in ("copy", *WAYS)}
         peaks: dict[str, int] = dict.fromkeys(WAYS, 0)
+        beside: list[float] = []
         number = 0
         for way in WAYS:  # one after the other, so that each finds the pool that its last version has left
             for _ in range(updates + 1):
@@ -142,6 +150,8 @@ def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
                 number += 1
                 brought = trainer.bring(way, number)
                 taken[way].append(brought.seconds)
+                if brought.run:
+                    beside.append(brought.seconds - brought.run)
                 peaks[way] = max(peaks[way], brought.memory)
                 sink.ask("values")
                 assert sink.answer() == (f"v{number}", {float(number)})
@@ -158,6 +168,16 @@ def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
             ("lend", "gather", "gathering, then the same from one rank", "<=0.5"),
         )
     ]
+    words = median(beside[1:])
+    rows.append(
+        Row(
+            f"publish shards, all but the run, {size}",
+            words / seconds["copy"],
+            "a plain copy_",
+            "",
+            f"{words * 1e3:.0f} ms",
+        )
+    )
     bucket = Config.load().bucket_bytes
     megabytes = ", ".join(f"{way} {peaks[way] / 1e6:.0f} MB" for way in WAYS)
     rows += [
