@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -38,6 +38,8 @@ from benchmarks.end_to_end import NARROW, Device
 CUT_BY_COLUMNS = ("o_proj.weight", "down_proj.weight")
 """What tensor-parallel ranks cut by columns; FSDP2 cuts everything by rows."""
 CHECKSUMS = "ckpt_transport_checksums"
+Checksums = Sequence[dict[str, str]]
+"""Of each rank's tensors, by name."""
 WARMING = 2
 """Updates of each kind that are not counted."""
 
@@ -130,6 +132,7 @@ def measure(gpus: int, device: Device, rounds: int, layers: int | None, narrow: 
         shapes, addresses, warmed = engine.answer()
         console.print(f"  {len(shapes)} tensors, {size(shapes) / 1e9:.2f} GB; {'; '.join(warmed)}")
         needed, limits, version = needs(shapes, gpus), Limits(), 0
+        before: Checksums = engine.call(CHECKSUMS)
         kinds = {"publish": Updates(), "gather": Updates()}
         with fsdp_trainer(gpus, device, shapes) as trainers:
             for kind, updates in kinds.items():
@@ -147,7 +150,7 @@ def measure(gpus: int, device: Device, rounds: int, layers: int | None, narrow: 
             bring(trainers, "publish", version + 1, addresses)
             served[version + 1] = engine.call(CHECKSUMS)
             ask_all(trainers, "close")
-        check(engine, shapes, served)
+        check(engine, shapes, before, served)
     finally:
         engine.stop()
     return rows_of(gpus, kinds["publish"], kinds["gather"], limits, needed)
@@ -159,21 +162,32 @@ def bring(trainers: Sequence[Peer], kind: str, version: int, addresses: Sequence
     return ask_all(trainers, kind, version, addresses)
 
 
-def check(engine: Peer, shapes: Shapes, served: dict[int, Sequence[dict[str, str]]]) -> None:
+def check(engine: Peer, shapes: Shapes, before: Checksums, served: dict[int, Checksums]) -> None:
     """See that each rank of the engine has served what its loader makes of whole versions.
 
+    No version has a model's buffers, and vLLM's loader may make them anew: they are to be as before all updates.
+
     Args:
-        served: for each version, the checksums of every rank.
+        before: the checksums of every rank before the first update.
+        served: those of each version.
     """
     one, other = served.values()
     assert one != other, "versions differ"
+    buffers: Sequence[Sequence[str]] = engine.call(buffer_names)
     for version, ranks in served.items():
         engine.call(load_whole, shapes, version)
-        for number, (found, loaded) in enumerate(zip(ranks, engine.call(CHECKSUMS), strict=True)):
+        made = engine.call(CHECKSUMS)
+        for number, (kept, was, found, loaded) in enumerate(zip(buffers, before, ranks, made, strict=True)):
             assert not (error := found.get("error", loaded.get("error"))), error
-            wrong = [name for name in loaded if found.get(name) != loaded[name]]
+            expected = loaded | {name: was[name] for name in kept if name in was}
+            wrong = [name for name in expected if found.get(name) != expected[name]]
             assert not wrong, f"version {version}, rank {number}: {len(wrong)} tensors are wrong, the first {wrong[0]}"
         console.print(f"  version {version}: all {len(ranks[0])} tensors of each rank are what vLLM's loader makes")
+
+
+def buffer_names(worker: Any) -> list[str]:
+    """Of the model of a worker of vLLM."""
+    return [name for name, _ in worker.model_runner.get_model().named_buffers(remove_duplicate=False)]
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def test_given_a_trainer_that_lets_a_version_go_then_the_memory_of_its_tensors_i
 
 
 def test_given_a_trainer_that_is_killed_while_it_is_read_then_the_sink_lives_and_says_so() -> None:
-    with fleet(SinkSpec(ON_GPU)) as (sink,):
+    with fleet(SinkSpec(ON_GPU, settings=SWIFT)) as (sink,):
         settings = {**SWIFT, "transport": "cuda_ipc", **SMALL}
         source = SourceProcess(
             [sink.address], settings=settings, shape={"width": 1024}, fault=Fault("sent", 2), prepare=lends

@@ -177,7 +177,7 @@ def test_given_a_sink_on_a_gpu_that_is_killed_then_it_is_named_and_the_next_upda
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_a_source_on_a_gpu_that_is_killed_then_the_next_source_brings_the_sink_back(transport: str) -> None:
-    with fleet(SinkSpec(ON_GPU)) as (sink,):
+    with fleet(SinkSpec(ON_GPU, settings=SWIFT)) as (sink,):
         settings = {"transport": transport, "bucket_bytes": "256KiB"}
         assert SourceProcess([sink.address], settings=settings, fault=Fault("sent", count=2)).outcome() == "killed"
         sink.wait_until(lambda state: bool(state.tainted))
