@@ -9,7 +9,7 @@ import torch.distributed
 
 from ckpt_transport_sglang.updatable import Updatable
 
-CALLS = ("describe", "attach", "warm_up", "drop_caches")
+CALLS = ("describe", "attach", "warm_up", "drop_caches", "renew")
 
 
 def answer(manager: Any, call: str) -> Any:

@@ -49,5 +49,8 @@ class SglangDriver(Driver[SglangServer]):
     def _find_sinks(self) -> list[str]:
         return self.engine.attach(host_of(self._config))
 
+    def _renew_and_resume(self, version: str) -> bool:
+        return self.engine.renew_and_resume(version)
+
     def warm_up(self) -> None:
         self.engine.call_ranks("warm_up")

@@ -5,23 +5,30 @@ SGLang calls :func:`register` in each of its processes, by the entry point group
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Callable
 from typing import Any
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 CHECK_WEIGHTS = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager.check_weights"
+FRONTEND = "sglang.srt.managers.tokenizer_control_mixin"
+ASK_RANKS = f"{FRONTEND}.TokenizerControlMixin.check_weights"
 CALL = "ckpt_transport:"
 """How an action begins that is ours, of those that the route ``/weights_checker`` takes to every scheduler."""
 
 
 def register() -> None:
-    """The entry point. Only processes that have the scheduler's module are concerned."""
-    if SCHEDULER not in sys.modules:
-        return
+    """The entry point. Schedulers are concerned, and the first process, which has the HTTP interface.
+
+    That one may load plugins before it imports what is hooked there, which SGLang then does by itself.
+    """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    HookRegistry.register(CHECK_WEIGHTS, check_weights, HookType.AROUND)
+    if SCHEDULER in sys.modules:
+        HookRegistry.register(CHECK_WEIGHTS, check_weights, HookType.AROUND)
+    if FRONTEND in sys.modules or multiprocessing.parent_process() is None:
+        HookRegistry.register(ASK_RANKS, ask_ranks, HookType.AROUND)
 
 
 def check_weights(original: Callable[..., Any], manager: Any, asked: Any) -> Any:
@@ -31,3 +38,12 @@ def check_weights(original: Callable[..., Any], manager: Any, asked: Any) -> Any
     from ckpt_transport_sglang.calls import answer
 
     return answer(manager, asked.action.removeprefix(CALL))
+
+
+async def ask_ranks(original: Callable[..., Any], manager: Any, asked: Any, request: Any = None) -> Any:
+    """The same, where SGLang has its HTTP interface."""
+    if not asked.action.startswith(CALL):
+        return await original(manager, asked, request)
+    from ckpt_transport_sglang.frontend import answer
+
+    return await answer(original, manager, asked, request)

@@ -84,6 +84,10 @@ class ServedModel:
         if not dropped:
             raise EngineError("what was computed by old weights could not be dropped, and would be used on")
 
+    def name(self, version: str) -> None:
+        """Name what is served from now on. Requests under way keep the names of what they were answered by before."""
+        self._scheduler.record_weight_version_change(new_version=version)
+
     def forget_images(self) -> None:
         """Drop what was computed of images by old weights, which no route of SGLang does; no batch may run."""
         from sglang.srt.managers import mm_schedule

@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from ckpt_transport import EngineError
 from ckpt_transport.spi import NO_PAUSE, HttpEngine
+from ckpt_transport_sglang.frontend import HELD, YES
 from ckpt_transport_sglang.plugin import CALL
 
 ABORT, RETRACT = "abort", "retract"
@@ -27,6 +28,8 @@ class SglangServer(HttpEngine):
     route_hint = "is it SGLang, of a release that docs/how-to/update-sglang-live.md names?"
     pause_modes = (*MODES, NO_PAUSE)
     _world_size = 0
+    _has_front = False
+    """Whether the last attach came by the module ``frontend``."""
 
     def _why_unhealthy(self, status: int) -> str:
         """One that is paused serves, as far as an update is concerned; one that still starts does not."""
@@ -57,13 +60,35 @@ class SglangServer(HttpEngine):
 
         The scheduler does not notice ``abort``, which ends its requests and keeps others out, and is paused as well.
         """
-        for each in (MODES[mode],) if mode != ABORT else (ABORT, MODES["keep"]):
-            self._call("POST", "/pause_generation", json={"mode": each}, timeout=timeout)
-        if not self._describe(timeout)["paused"]:
+        if self._has_front and mode != ABORT:
+            described = self.call_ranks("pause", timeout, mode=MODES[mode])[0]
+        else:
+            for each in (MODES[mode],) if mode != ABORT else (ABORT, MODES["keep"]):
+                self._call("POST", "/pause_generation", json={"mode": each}, timeout=timeout)
+            described = self._describe(timeout)
+        if not described["paused"]:
             raise EngineError(f"{self.url} was asked to pause, and somebody has ended that; update again")
 
     def resume(self) -> None:
         self._call("POST", "/continue_generation", json={"torch_empty_cache": False})
+
+    def renew(self, version: str) -> bool:
+        return self._serve(version, "") if self._has_front else super().renew(version)
+
+    def renew_and_resume(self, version: str) -> bool:
+        """As :meth:`renew`, and serve requests again when all of it is done; whether they were held until then.
+
+        Raises:
+            EngineError: a rank could not do its part, and requests stay held.
+        """
+        if self._has_front:
+            return self._serve(version, YES)
+        held = self.renew(version)
+        self.resume()
+        return held
+
+    def _serve(self, version: str, resume: str) -> bool:
+        return bool(self.call_ranks("serve", version=version, resume=resume)[0][HELD])
 
     def label(self, version: str) -> None:
         self._call("POST", "/update_weight_version", json={"new_version": version, "abort_all_requests": False})
@@ -75,7 +100,7 @@ class SglangServer(HttpEngine):
     def attach(self, host: str) -> list[str]:
         """Have every rank open a sink that is reached from ``host``; their addresses by rank."""
         answers = self.call_ranks("attach", host=host, engine=self.url)
-        self._world_size = int(answers[0]["world_size"])
+        self._world_size, self._has_front = int(answers[0]["world_size"]), bool(answers[0]["front"])
         return [answer["address"] for answer in answers]
 
     def call_ranks(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> list[dict[str, str]]:

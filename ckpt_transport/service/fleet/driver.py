@@ -95,8 +95,11 @@ class Driver(ABC, Generic[EngineT]):
     def serve(self, version: str) -> str:
         """All workers have committed: serve requests from the new weights. Returns what keeps the engine from that."""
         self._own_claim.check()
-        held = self._renew(version)
-        told = self._resume(lambda: held)
+        if self._paused:
+            held = self._renew_and_resume(version)
+            told = self._resumed(held or self._stuck)
+        else:
+            told = self._left_as_it_was(self._renew(version))
         self._stuck = False
         return told
 
@@ -140,15 +143,24 @@ class Driver(ABC, Generic[EngineT]):
         Returns: why the engine serves nobody, or that others have ended a pause of ours; else nothing.
         """
         if not self._paused:
-            self._held_since = 0.0
-            return self._why_paused() if is_paused() else ""
+            return self._left_as_it_was(is_paused())
+        held = self._stuck or is_paused()
+        self.engine.resume()
+        return self._resumed(held)
+
+    def _left_as_it_was(self, held: bool) -> str:
+        """This program has not paused the engine: why it serves nobody, where requests are held."""
+        self._held_since = 0.0
+        return self._why_paused() if held else ""
+
+    def _resumed(self, held: bool) -> str:
+        """A pause of this program was ended, until which requests were ``held``; if not, who has ended it before."""
         told = ""
-        if not self._stuck and not is_paused():
+        if not held:
             told = (
                 f"{self.engine.name} was resumed by others while it was paused for an update, so that requests "
                 "went on between two forward passes, as without a pause"
             )
-        self.engine.resume()
         self.held = time.monotonic() - self._held_since if self._held_since else 0.0
         self._own_claim.end(PAUSE)
         self._paused, self._held_since = False, 0.0
@@ -172,6 +184,12 @@ class Driver(ABC, Generic[EngineT]):
     def _renew(self, version: str) -> bool:
         """See :meth:`DrivenEngine.renew`."""
         return self.engine.renew(version)
+
+    def _renew_and_resume(self, version: str) -> bool:
+        """:meth:`_renew`, and then serve requests again. Returns whether they were held until then."""
+        held = self._renew(version)
+        self.engine.resume()
+        return held
 
     def _abandon(self) -> None:
         """End what :meth:`begin` and :meth:`pause` have begun in the engine, other than the pause."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,8 @@ from ckpt_transport import ConfigError, EngineError, UnwritableError
 from ckpt_transport_sglang import SglangFleet
 from ckpt_transport_sglang.covered import RELEASES, check_covered
 from ckpt_transport_sglang.engine import SglangEngine
+from ckpt_transport_sglang.frontend import HELD, YES, answer
+from ckpt_transport_sglang.plugin import CALL
 from ckpt_transport_sglang.scheduler_gate import SchedulerGate
 
 PATIENCE = 60.0
@@ -160,6 +164,28 @@ def test_given_an_engine_that_has_given_back_the_memory_of_its_weights_then_an_u
     with pytest.raises(UnwritableError, match="given back the memory of its weights; POST /resume_memory_occupation"):
         engine.begin()
     assert not gate.updating
+
+
+@pytest.mark.parametrize("said", ["", "its caches could not be dropped"])
+def test_given_a_rank_that_could_not_do_its_part_then_requests_stay_held_and_nothing_is_named(said: str) -> None:
+    """Where all could, the name is the new one; nobody has asked for the end of the pause."""
+    named: list[str] = []
+    manager = SimpleNamespace(is_pause=True, _update_weight_version_if_provided=named.append)
+
+    async def ask_ranks(*_: Any) -> tuple[bool, str, Any, Any]:
+        return True, json.dumps([{"error": ""}, {"error": said}]), None, None
+
+    async def not_called() -> None:
+        raise AssertionError("requests were let go")
+
+    manager.continue_generation = not_called
+    asked = {"call": "serve", "version": "two", "resume": YES if said else ""}
+    action = SimpleNamespace(action=CALL + json.dumps(asked))
+    done, answers, *_ = asyncio.run(answer(ask_ranks, manager, action, None))
+    assert done
+    assert [each["error"] for each in json.loads(answers)] == ["", said]
+    assert [each[HELD] for each in json.loads(answers)] == [YES, YES]
+    assert named == ([] if said else ["two"])
 
 
 def test_given_what_the_fleet_does_not_do_then_it_is_refused_before_anybody_is_asked() -> None:
