@@ -31,11 +31,16 @@ class Output(Console):
 
     def write_bytes(self, data: bytes) -> None:
         """Write a line of JSON, or what else is not for people."""
+        if sys.stdout is None:  # it was closed before this program began
+            return
         try:
             sys.stdout.buffer.write(data + b"\n")
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             self._drop()
+        except (OSError, ValueError) as error:
+            self._drop()
+            say_on_stderr(f"the document is not printed: {error}")
 
     def on_broken_pipe(self) -> None:
         """Rich would end the program here."""

@@ -153,6 +153,18 @@ def test_given_an_output_that_is_full_then_that_is_said_and_the_update_is_made(c
         assert sink.state().version == "v2"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_given_an_output_that_is_full_or_closed_then_a_document_ends_without_a_traceback(checkpoint: Path) -> None:
+    command = shlex.join([*map(str, shell_command("plan", "--checkpoint", checkpoint, "--json"))])
+    for output, said in (("> /dev/full", "the document is not printed: [Errno 28]"), (">&-", "")):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {output}"], capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert said in done.stderr
+
+
 def test_given_a_trace_that_cannot_be_written_then_it_is_refused_before_the_update(
     checkpoint: Path, tmp_path: Path
 ) -> None:
