@@ -109,7 +109,7 @@ class ParameterServer:
         may be none. All ranks together must give every byte of every tensor.
 
         Args:
-            version: its name.
+            version: its name: printable characters, at most 1,000.
             files: safetensors files.
             directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
                 together, it is refused.
