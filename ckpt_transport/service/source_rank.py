@@ -263,6 +263,8 @@ class SourceRank:
                 if self._following is None or not self._following.joined:
                     self.absences.be_absent(version, interrupt, "it was interrupted before it joined")
                 raise
+            finally:
+                self._following = None  # it has what it has brought
         self._asked.goes_on(version)
 
     def _member(self, version: str, versions: Versions, holds: str, options: Mapping[str, str]) -> FollowingSource:
