@@ -1,18 +1,21 @@
 """Open files of one process are given to others of its user, which ask for them over a UNIX socket.
 
 Source: man 7 unix, "Abstract sockets", SCM_RIGHTS and SO_PEERCRED. An abstract name leaves no file behind, and is known
-in one network namespace.
+in one network namespace. All who are there can read it, such as root of another container: so whoever asks says a
+secret, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
 import struct
 import threading
 from collections.abc import Callable, Generator, Sequence
+from hmac import compare_digest
 from typing import Annotated
 
 import msgspec
@@ -28,6 +31,7 @@ _LONGEST = 4096
 """Bytes of a question or an answer."""
 _CREDENTIALS = struct.Struct("3i")
 _HERE = b"+"
+_TOO_MANY = "this process has too many open files; raise its limit (ulimit -n)"
 
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 FileKey = tuple[Number, Number]
@@ -51,16 +55,18 @@ class OpenFileServer:
         open_file: opens one; called by any thread.
 
     Attributes:
-        name: where to ask.
+        socket_name: where it listens, as everybody can see.
+        name: where to ask, and the secret that is to be said there.
     """
 
     def __init__(self, open_file: OpenFile) -> None:
-        self._open_file = open_file
-        self.name = f"ckpt-transport-{secrets.token_hex(12)}"
+        self._open_file, self._secret = open_file, secrets.token_hex(16)
+        self.socket_name = f"ckpt-transport-{secrets.token_hex(12)}"
+        self.name = f"{self.socket_name}/{self._secret}"
         self._closed = threading.Event()
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._listening.bind(f"\0{self.name}")
+            self._listening.bind(f"\0{self.socket_name}")
             self._listening.listen()
             threading.Thread(target=self._listen, name="ckpt-transport-files", daemon=True).start()
         except BaseException:
@@ -107,7 +113,10 @@ class OpenFileServer:
         with contextlib.ExitStack() as opened:
             files: list[int] = []
             try:
-                for address, number in msgspec.msgpack.decode(question, type=prepared(list[FileKey]))[:AT_ONCE]:
+                secret, keys = msgspec.msgpack.decode(question, type=prepared(tuple[str, list[FileKey]]))
+                if not compare_digest(secret.encode(), self._secret.encode()):
+                    raise RegistrationError("whoever asks was not told its secret")
+                for address, number in keys[:AT_ONCE]:
                     files.append(self._open_file(address, number))
                     opened.callback(os.close, files[-1])
             except (CkptTransportError, *UNREADABLE) as error:
@@ -128,14 +137,14 @@ def received_files(server: str, keys: Sequence[FileKey]) -> Generator[int, None,
         TransferError: it has no such file any more; says why.
         RegistrationError: this process may not have them; says why.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
-        asking.settimeout(PATIENCE)
+    name, _, secret = server.partition("/")
+    with _asking_socket() as asking:
         try:
-            asking.connect(f"\0{server}")
+            asking.connect(f"\0{name}")
             if _user_of(asking) not in (os.geteuid(), 0):
                 raise RegistrationError("the process that was to hand over its memory is of another user")
             for first in range(0, len(keys), AT_ONCE):
-                yield from _received(asking, keys[first : first + AT_ONCE])
+                yield from _received(asking, secret, keys[first : first + AT_ONCE])
         except TimeoutError as error:
             raise PeerLostError(f"the process that was to hand over its memory is silent for {PATIENCE:g} s") from error
         except PermissionError as error:
@@ -144,15 +153,25 @@ def received_files(server: str, keys: Sequence[FileKey]) -> Generator[int, None,
             raise PeerLostError(f"the process that was to hand over its memory has ended ({error.strerror})") from error
 
 
-def _received(asking: socket.socket, keys: Sequence[FileKey]) -> Generator[int, None, None]:
+def _asking_socket() -> socket.socket:
+    try:
+        asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        why = _TOO_MANY if error.errno == errno.EMFILE else f"no socket can be opened: {error.strerror}"
+        raise RegistrationError(why) from error
+    asking.settimeout(PATIENCE)
+    return asking
+
+
+def _received(asking: socket.socket, secret: str, keys: Sequence[FileKey]) -> Generator[int, None, None]:
     """The files of one answer."""
-    asking.send(msgspec.msgpack.encode(keys))
+    asking.send(msgspec.msgpack.encode((secret, keys)))
     answer, files, flags, _ = socket.recv_fds(asking, _LONGEST, len(keys), socket.MSG_CMSG_CLOEXEC)
     with contextlib.ExitStack() as taken:
         for file in files:
             taken.callback(os.close, file)
         if flags & socket.MSG_CTRUNC:
-            raise RegistrationError("this process has too many open files; raise its limit (ulimit -n)")
+            raise RegistrationError(_TOO_MANY)
         if not answer:
             raise PeerLostError("the process that was to hand over its memory has hung up")
         if answer != _HERE or len(files) != len(keys):

@@ -169,7 +169,7 @@ class CudaIpcEndpoint(MappedEndpoint):
                     continue
                 addresses.append(mappings.take(allocation.handle, self.device))
                 taken.append(allocation.handle)
-        except TransportError:
+        except BaseException:
             self._unused += taken
             raise
         self._opened[descriptor] = taken

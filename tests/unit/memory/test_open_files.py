@@ -139,12 +139,30 @@ def test_given_another_user_who_asks_then_it_gets_nothing() -> None:
     assert asked == []
 
 
-def test_given_a_process_that_may_open_no_more_files_then_it_says_so() -> None:
+def test_given_somebody_who_has_only_seen_the_name_of_a_socket_then_it_gets_nothing() -> None:
+    """The system lists such names to all in a network namespace, as to root of another container."""
+    asked: list[int] = []
+
+    def noted(address: int, number: int) -> int:
+        asked.append(number)
+        return made(address, number)
+
+    with OpenFileServer(noted) as server:
+        for guess in ("", "/", "/" + "0" * 32):
+            with pytest.raises(TransferError, match="does not hand it over: whoever asks was not told its secret"):
+                list(received_files(server.socket_name + guess, [(1, 1)]))
+        assert asked == []
+        assert len(list(received_files(server.name, [(1, 1)]))) == 1
+
+
+@pytest.mark.parametrize("more", [0, 1, AT_ONCE // 2])
+def test_given_a_process_that_may_open_no_more_files_then_it_says_so(more: int) -> None:
+    """Given no file more, none beside the socket, or some of those that come."""
     with serving() as (server, _, _):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         taken = set(open_here())
         unused = [number for number in range(soft) if str(number) not in taken]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (unused[AT_ONCE // 2], hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (unused[more], hard))
         try:
             with pytest.raises(RegistrationError, match="too many open files"):
                 list(received_files(server, [(1, number) for number in range(AT_ONCE)]))
@@ -187,4 +205,4 @@ def test_given_two_processes_then_they_know_whether_one_reaches_the_other(apart:
 def test_given_a_name_then_it_leaves_no_file_behind() -> None:
     with OpenFileServer(made) as server:
         listed = Path("/proc/net/unix").read_text(encoding="ascii")
-        assert f"@{server.name}" in listed
+        assert f"@{server.socket_name}" in listed
