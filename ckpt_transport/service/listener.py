@@ -38,7 +38,7 @@ from ckpt_transport.update.introduction import Introducer, States
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.participant import Halted
 from ckpt_transport.update.plan_cache import PlanCache
-from ckpt_transport.update.protocol import State
+from ckpt_transport.update.protocol import State, moves_bytes
 from ckpt_transport.update.routes import RouteTable
 
 logger = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ class Listener(Served):
             if isinstance(order, m.Commit):
                 self._committed()
                 self._leave()
-            elif isinstance(order, m.Run):
+            elif moves_bytes(order):
                 short_turns.want(self, short=False)
             answer = self._challenges.with_welcome(follower.answer(order, self._watch), self._coordinator)
         except UpdateAbortedError as aborted:

@@ -101,3 +101,8 @@ _EXCHANGE_OF: dict[type[m.AnyOrder], Exchange[Any]] = {exchange.order: exchange 
 def exchange_of(order: m.Order[m.Answer]) -> Exchange[m.Answer]:
     """The row of :data:`EXCHANGES` that an order belongs to."""
     return _EXCHANGE_OF[type(order)]
+
+
+def moves_bytes(order: m.AnyOrder) -> bool:
+    """Whether a member that follows it runs its part of the plan."""
+    return isinstance(order, m.Run)
