@@ -100,7 +100,7 @@ class SglangServer(HttpEngine):
     def attach(self, host: str) -> list[str]:
         """Have every rank open a sink that is reached from ``host``; their addresses by rank."""
         answers = self.call_ranks("attach", host=host, engine=self.url)
-        self._world_size, self._has_front = int(answers[0]["world_size"]), bool(answers[0]["front"])
+        self._world_size, self._has_front = int(answers[0]["world_size"]), bool(answers[0].get("front"))
         return [answer["address"] for answer in answers]
 
     def call_ranks(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> list[dict[str, str]]:

@@ -37,7 +37,8 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 FileKey = tuple[Number, Number]
 """What a file is asked for by."""
 OpenFile = Callable[[int, int], int]
-"""Opens the file of a key for who asks; the server closes it. May raise a CkptTransportError, which is answered."""
+"""Opens the file of a key for who asks; the server closes it. May raise a CkptTransportError or an OSError,
+which is answered."""
 
 
 def files_in_reach() -> str:
@@ -97,7 +98,10 @@ class OpenFileServer:
             except OSError:  # it was closed, or this process has too many open files
                 self._closed.wait(0.1)
                 continue
-            threading.Thread(target=self._serve, args=(asking,), name="ckpt-transport-files", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(asking,), name="ckpt-transport-files", daemon=True).start()
+            except RuntimeError:  # no thread can be started: who asks is hung up on, and others may be answered later
+                asking.close()
 
     def _serve(self, asking: socket.socket) -> None:
         with asking, contextlib.suppress(OSError):
@@ -119,7 +123,7 @@ class OpenFileServer:
                 for address, number in keys[:AT_ONCE]:
                     files.append(self._open_file(address, number))
                     opened.callback(os.close, files[-1])
-            except (CkptTransportError, *UNREADABLE) as error:
+            except (CkptTransportError, OSError, *UNREADABLE) as error:
                 asking.send(str(error).encode()[: _LONGEST - 1] or b"it does not say why")
                 return
             socket.send_fds(asking, [_HERE], files)
@@ -146,7 +150,10 @@ def received_files(server: str, keys: Sequence[FileKey]) -> Generator[int, None,
             for first in range(0, len(keys), AT_ONCE):
                 yield from _received(asking, secret, keys[first : first + AT_ONCE])
         except TimeoutError as error:
-            raise PeerLostError(f"the process that was to hand over its memory is silent for {PATIENCE:g} s") from error
+            raise PeerLostError(
+                f"the process that was to hand over its memory is silent for {PATIENCE:g} s: it hangs, or has too many "
+                "open files (ulimit -n)"
+            ) from error
         except PermissionError as error:
             raise RegistrationError(f"the system does not let memory be handed over here: {error.strerror}") from error
         except OSError as error:

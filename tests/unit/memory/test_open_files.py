@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -206,3 +206,41 @@ def test_given_a_name_then_it_leaves_no_file_behind() -> None:
     with OpenFileServer(made) as server:
         listed = Path("/proc/net/unix").read_text(encoding="ascii")
         assert f"@{server.socket_name}" in listed
+
+
+def serve_with_a_full_table(pipe: Connection) -> None:
+    with OpenFileServer(made) as server:
+        pipe.send(server.name)
+        pipe.recv()
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+        opened: list[int] = []
+        with suppress(OSError):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        pipe.send("full")
+        pipe.recv()
+        for file in opened:
+            os.close(file)
+        pipe.send("free")
+        pipe.recv()
+
+
+def test_given_an_owner_that_may_open_no_more_files_then_whoever_asks_hears_so_and_gets_them_later() -> None:
+    """A connection is accepted nevertheless: who waits for one has a file for it already."""
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_with_a_full_table, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        assert ours.poll(DEADLINE)
+        server = ours.recv()
+        ours.send("fill")
+        assert ours.recv() == "full"
+        with pytest.raises(TransferError, match=r"does not hand it over: .*Too many open files"):
+            list(received_files(server, [(1, 1)]))
+        ours.send("free")
+        assert ours.recv() == "free"
+        assert [read(file) for file in received_files(server, [(1, 2)])] == ["1 2"]
+    finally:
+        process.kill()
+        process.join()
