@@ -15,6 +15,7 @@ from ckpt_transport.events import speaking_for
 from ckpt_transport.memory import Backing
 from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.sink_handles import say_gone
+from ckpt_transport.service.source_watch import SourceWatch
 from ckpt_transport.service.trace import keep_trace
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -40,6 +41,7 @@ class LedUpdate(Generic[Leader]):
         content: of the version that is brought; None where sinks have other bytes of theirs besides.
         brought: which version sinks got last.
         has_led: told the addresses of the sinks, when the coordinator has led them.
+        watch: looks after the thread that leads it.
         config: settings.
 
     Attributes:
@@ -54,10 +56,12 @@ class LedUpdate(Generic[Leader]):
         content: object,
         brought: BroughtVersions,
         has_led: Callable[[Sequence[str], Coordinator], None],
+        watch: SourceWatch,
         config: Config,
     ) -> None:
         self.coordinator, self.join, self.invitees = coordinator, join, invitees
         self._content, self._brought, self._has_led, self._config = content, brought, has_led, config
+        self._watch = watch
         self.note: Callable[[Report], Report] = _as_it_is
         self._served: Mapping[str, Brought] = {}
 
@@ -98,7 +102,7 @@ class LedUpdate(Generic[Leader]):
         sinks = self.invitees.sinks
         self._served = self._brought.take_out(sinks)
         try:
-            with speaking_for(self.join.label, self.join.update):
+            with speaking_for(self.join.label, self.join.update), self._watch.over(self.coordinator.members):
                 yield
         except BaseException as error:
             registry.look_again()
@@ -155,19 +159,22 @@ class FollowedStaged:
 
     Args:
         member: takes part.
+        watch: looks after the thread that does.
         ended: called with the name of the update when it is committed, or with nothing when it is dropped.
     """
 
-    def __init__(self, member: FollowingSource, ended: Callable[[str], None]) -> None:
-        self._member, self._ended = member, ended
+    def __init__(self, member: FollowingSource, watch: SourceWatch, ended: Callable[[str], None]) -> None:
+        self._member, self._watch, self._ended = member, watch, ended
 
     def stage(self) -> None:
         """Follow rank 0 until it waits for the commit."""
-        self._member.stage()
+        with self._watch.over(self._member):
+            self._member.stage()
 
     def commit(self, before_hold: Callable[[], None] | None) -> None:
         """Follow rank 0 to the end."""
-        self._member.commit()
+        with self._watch.over(self._member):
+            self._member.commit()
         self._ended(self._member.update)
 
     def drop(self, cause: CkptTransportError) -> None:

@@ -30,6 +30,7 @@ from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.sink_handles import LocatedSinks
+from ckpt_transport.service.source_watch import SourceWatch
 from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.service.torch_store import Recheck, wait_only
 from ckpt_transport.service.trace import check_trace
@@ -89,6 +90,7 @@ class SourceRank:
         self._rendezvous = self._meet() if world.size > 1 else None
         self.absences = Absences(self._rendezvous)
         self._asked, self._leads = self.absences.asked, False
+        self._watch = SourceWatch(self._label, config.heartbeat_timeout)
 
     def lead(
         self,
@@ -137,7 +139,7 @@ class SourceRank:
         join = self._join(update, table, stored, options)
         content = None if invitees.base and not invitees.delta else stored.content
         invitees = replace(invitees, announce=partial(self._announce, announce, mailbox))
-        return LedUpdate(coordinator, join, invitees, content, self.brought, self._has_led, self._config)
+        return LedUpdate(coordinator, join, invitees, content, self.brought, self._has_led, self._watch, self._config)
 
     def _has_led(self, sinks: Sequence[str], coordinator: Coordinator) -> None:
         known = {**self._partners, **coordinator.nonces}
@@ -224,7 +226,8 @@ class SourceRank:
         """
         with self._taking_part(version):
             member = self._member(version, versions, holds, options)
-            member.commit()
+            with self._watch.over(member):
+                member.commit()
             return member.update
 
     def follow_staging(
@@ -244,7 +247,7 @@ class SourceRank:
             ended: as that of :class:`FollowedStaged`.
         """
         with self._taking_part(version):
-            job.stage(FollowedStaged(self._member(version, versions, holds, options), ended))
+            job.stage(FollowedStaged(self._member(version, versions, holds, options), self._watch, ended))
 
     @contextmanager
     def _taking_part(self, version: str) -> Iterator[None]:
@@ -379,6 +382,7 @@ class SourceRank:
 
     def let_go(self) -> None:
         """Part from the sinks, and close everything. It can be opened again."""
+        self._watch.close()
         mailbox, table = self.mailbox, self._table
         if mailbox is not None and table is not None:
             self._late.end(mailbox)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ckpt_transport.transports.interface import Endpoint, Transport
+
 TICK_SECONDS = 0.2
 """How often it looks."""
 UNSEEN_SECONDS = 1.0
@@ -64,6 +66,7 @@ class Watchdog:
         """Look after this thread while the block runs."""
         with self._lock:
             if self._thread is None:
+                self._stopped.clear()
                 self._thread = threading.Thread(target=self._run, name="ckpt-transport-watchdog", daemon=True)
                 self._thread.start()
             self._worker, self._due_since = threading.get_ident(), None
@@ -82,11 +85,12 @@ class Watchdog:
             return bool(was)
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread; :meth:`watching` begins another one."""
         self._stopped.set()
         self._at_work.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        self._thread = None
 
     def _run(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
@@ -124,11 +128,25 @@ class Watchdog:
             for ident in (self._worker, *helpers)
             if ident in frames
         ]
-        return f"a call has not returned: {', '.join(places)}"
+        since = time.strftime("%H:%M:%S", time.localtime(time.time() - (time.monotonic() - self._seen_at)))
+        return f"a call has not returned since {since}: {', '.join(places)}"
 
 
 def _place(frame: FrameType) -> str:
     """The innermost call that is not Python's own waiting."""
     while frame.f_back is not None and frame.f_code.co_filename.endswith(("threading.py", "queue.py")):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return f"{_transport(frame)}{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _transport(frame: FrameType | None) -> str:
+    """Whose call it is, where it is a transport's; empty elsewhere."""
+    while frame is not None:
+        match frame.f_locals.get("self"):
+            case Transport() as transport:
+                return f"{frame.f_code.co_name} of transport '{transport.name}' at "
+            case Endpoint() as endpoint:
+                name = endpoint.group.route.rpartition("-")[0]
+                return f"{frame.f_code.co_name} of an endpoint of transport '{name}' at "
+        frame = frame.f_back
+    return ""

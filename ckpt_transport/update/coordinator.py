@@ -88,7 +88,6 @@ class Coordinator:
         self._members = Membership(update, mailbox, config, deadline, turn)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._welcomes = welcomes
-        self._reached: list[str] = []
         self._update, self._in_place, self._version = update, "", ""
         self._pauses: Pauses | None = None
         self._brings_delta = self._rolls_back = False
@@ -145,10 +144,8 @@ class Coordinator:
         self._version = "" if myself.manifest is None else myself.manifest.version
         self._brings_delta = invitees.delta
         self._members.trace = tell_began(self._update, self.kind, self._version, self._clock.seconds)
-        try:
-            invitations.gather(myself)
-        finally:
-            self._reached = invitations.reached
+        self._members.reached = invitations.reached
+        invitations.gather(myself)
         if self.resumable:  # it goes on without those that leave, and they may be couriers
             self._members.use_no_couriers()
         else:
@@ -203,6 +200,11 @@ class Coordinator:
         if interrupt is not None:
             raise interrupt
         return report
+
+    @property
+    def members(self) -> Membership:
+        """Who takes part."""
+        return self._members
 
     @property
     def fellows(self) -> tuple[str, ...]:
@@ -363,7 +365,7 @@ class Coordinator:
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         again = self._brings_delta and isinstance(cause, REFUSALS)
         abort = m.Abort(self._update, reason, again)
-        _, interrupt = shielded(lambda: self._tell_aborted(abort), self._members.hurry)
+        _, interrupt = shielded(lambda: self._members.tell_aborted(abort), self._members.hurry)
         try:
             self._local.abort(cause)
         except Exception:
@@ -372,11 +374,6 @@ class Coordinator:
             interrupt = interrupt or later
         (error, inside), outside = shielded(lambda: self._hear_aborted(cause, reason), self._members.hurry)
         return error, interrupt or outside or inside
-
-    def _tell_aborted(self, abort: m.Abort) -> None:
-        for address in dict.fromkeys(self._reached):
-            with contextlib.suppress(CkptTransportError):  # whoever cannot be reached has not joined
-                self._members.order(address, abort)
 
     def _hear_aborted(self, cause: BaseException, reason: str) -> tuple[CkptTransportError, BaseException | None]:
         members = self._members

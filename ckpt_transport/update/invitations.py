@@ -166,6 +166,7 @@ class Invitations:
         without_stragglers = float("inf")
         while not self._complete or self._sources.is_left:
             self.members.turn.check()
+            self.members.looked()
             received = self.mailbox.receive(TICK_SECONDS)
             if received is not None:
                 self._handle(*received)

@@ -59,6 +59,8 @@ class Membership:
         stopped: who has ended the round that is halted, by address.
         round: how many plans were made before this one.
         trace: what orders carry, so that members know which trace they are part of.
+        reached: addresses of all who have heard of the update.
+        looked: told whenever the coordinator's thread looks around.
     """
 
     def __init__(self, update: str, mailbox: Mailbox, config: Config, deadline: float, turn: Turn) -> None:
@@ -72,6 +74,8 @@ class Membership:
         self.committed: dict[str, m.Committed] = {}
         self.stopped: dict[str, m.Stopped] = {}
         self.round, self.trace = 0, ""
+        self.reached: Sequence[str] = ()
+        self.looked: Callable[[], None] = _nobody_asks
         self._ranks: dict[str, int] = {}
         self._answers: dict[type[m.ToCoordinator], dict[int, m.ToCoordinator]] = {}
         """What members have answered and nobody has waited for yet, by rank."""
@@ -156,6 +160,29 @@ class Membership:
         for rank in ranks:
             self.send(rank, message)
 
+    def tell_aborted(self, abort: m.Abort) -> None:
+        """Say it to all who have heard of the update."""
+        for address in dict.fromkeys(tuple(self.reached)):
+            with suppress(CkptTransportError):  # whoever cannot be reached has not joined
+                self.order(address, abort)
+
+    @property
+    def overdue(self) -> str:
+        """Why the update should have ended; empty while it may go on, or cannot be taken back. From any thread."""
+        over = self.turn.decided or self.turn.ended or time.monotonic() <= self._deadline
+        return "" if over else self._late
+
+    def give_up(self, reason: str) -> str:
+        """Tell everybody that the update is over, while the coordinator's thread is stuck; says so. From any thread."""
+        if not self.turn.give_up(reason):
+            return "sinks may have been told to serve the version"
+        self.tell_aborted(m.Abort(self.update, reason))
+        return "sinks were told that it is over"
+
+    @property
+    def _late(self) -> str:
+        return f"the update did not end within {self._config.update_timeout:g} s (update_timeout)"
+
     def tell_surely(self, message: m.FromCoordinator, ranks: Iterable[int]) -> BaseException | None:
         """Say it to all that can be reached, also when an interrupt comes meanwhile, which is returned."""
         ranks = tuple(ranks)
@@ -239,7 +266,7 @@ class Membership:
             self._look_for_the_lost()
             self._look_at = time.monotonic() + LOOK_SECONDS
         if time.monotonic() > self._deadline:
-            raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
+            raise TransferTimeout(self._late)
 
     def _look_for_the_lost(self) -> None:
         with suppress(PeerLostError):
@@ -275,6 +302,7 @@ class Membership:
         Raises:
             CkptTransportError: what somebody reported, or that a member has given up.
         """
+        self.looked()
         received = self._mailbox.receive(timeout)
         while received is not None:
             sender, message = received
@@ -337,3 +365,7 @@ class Membership:
     def who(self, sender: str) -> str:
         """What people call the member at an address; the address itself of others."""
         return self.label(self._ranks[sender]) if sender in self._ranks else sender
+
+
+def _nobody_asks() -> None:
+    pass

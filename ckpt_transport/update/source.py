@@ -51,6 +51,7 @@ class FollowingSource:
     Attributes:
         committed: the update has ended well.
         joined: the coordinator may have heard of this rank.
+        looked: told whenever this rank's thread looks around.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class FollowingSource:
         self._join, self._participant = self._prepared(first)
         self._follower: Follower | None = None
         self._again_at, self._silence = 0.0, AGAIN_SECONDS
+        self.looked: Callable[[], None] = lambda: None
         self.committed = self.joined = self._surely = self._left = self._has_told = False
 
     def _prepared(self, offer: Offer, number: int = 0) -> tuple[m.Join, Participant]:
@@ -156,17 +158,15 @@ class FollowingSource:
 
     def _next(self) -> m.AnyOrder | None:
         """Follow one order, if one comes soon."""
+        self.looked()
         if self._follower is not None:
             self._mailbox.check_alive([self._coordinator])
         elif time.monotonic() > self._again_at:
             self._come()
         if self._follower is None:
             self._look_at_patience()
-        if time.monotonic() > (self._deadline if self._follower is None else self._follower.deadline):
-            raise TransferTimeout(
-                f"the update led by {self._coordinator} was not committed within {self._timeout:g} s, or in the time "
-                "that it was given to wait for its commit"
-            )
+        if late := self.overdue:
+            raise TransferTimeout(late)
         received = self._mailbox.receive(TICK_SECONDS)
         if received is None or not self._accepts(*received):
             return None
@@ -182,6 +182,21 @@ class FollowingSource:
         if answer is not None:
             self._mailbox.send(self._coordinator, answer)
         return order
+
+    @property
+    def overdue(self) -> str:
+        """Why this rank should have ended; empty while it may go on. From any thread."""
+        follower = self._follower
+        if self.committed or time.monotonic() <= (self._deadline if follower is None else follower.deadline):
+            return ""
+        return (
+            f"the update led by {self._coordinator} was not committed within {self._timeout:g} s, or in the time that "
+            "it was given to wait for its commit"
+        )
+
+    def give_up(self, reason: str) -> str:
+        """It is for the coordinator to tell others that the update is over."""
+        return "source rank 0 tells sinks that it is over"
 
     def _look_at_patience(self) -> None:
         """Say once for whom this rank waits.
@@ -223,6 +238,7 @@ class FollowingSource:
         return not objection
 
     def _watch(self) -> None:
+        self.looked()
         while (received := self._mailbox.receive(0)) is not None:
             if not self._accepts(*received):
                 continue

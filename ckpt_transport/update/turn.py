@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ckpt_transport.errors import SupersededError
+from ckpt_transport.errors import SupersededError, TransferTimeout
 
 
 class Turn:
@@ -25,7 +25,7 @@ class Turn:
         self.call, self.decided, self.ended = call, False, False
         self.changed = threading.Event()
         self._lock = threading.Lock()
-        self._newer = ""
+        self._newer = self._given_up = ""
         self._kept = False
         self._parked_by: threading.Thread | None = None
         self._end: Callable[[], None] | None = None
@@ -43,7 +43,10 @@ class Turn:
         """
         Raises:
             SupersededError: a newer update has taken this turn; names it.
+            TransferTimeout: it was given up while its thread was stuck; says why.
         """
+        if self._given_up:
+            raise TransferTimeout(self._given_up)
         if self._newer:
             raise SupersededError(f"{self._newer} has taken the place of {self.call}")
 
@@ -58,8 +61,22 @@ class Turn:
             self._kept = True
 
     def decide(self) -> None:
-        """Members are told to serve the version now."""
-        self.decided = True
+        """Members are told to serve the version now.
+
+        Raises:
+            TransferTimeout: they were told already that it was given up.
+        """
+        with self._lock:
+            if self._given_up:
+                raise TransferTimeout(self._given_up)
+            self.decided = True
+
+    def give_up(self, reason: str) -> bool:
+        """Members are told that the update is over, unless they may have been told to serve it; whether they are."""
+        with self._lock:
+            if not (self.decided or self.ended):
+                self._given_up = reason
+            return bool(self._given_up)
 
     def park(self, end: Callable[[], None]) -> None:
         """The version is staged, and no call runs until its owner goes on.
