@@ -123,7 +123,11 @@ def main() -> None:
 
 def _fail(error: CkptTransportError) -> NoReturn:
     console = Output(stderr=True)
-    console.print(Text.assemble((type(error).__name__, "bold red"), f": {error}"), highlight=False, soft_wrap=True)
+    console.print(
+        Text.assemble((type(error).__name__, "bold red"), f": {error}" if str(error) else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
     for note in getattr(error, "__notes__", ()):
         console.print(note, highlight=False, soft_wrap=True)
     sys.exit(_exit_code(error))

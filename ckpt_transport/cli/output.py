@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from ckpt_transport.reasons import named_reason
+
 
 class Output(Console):
     """Writes to standard output or standard error. When that cannot be written, the command goes on without.
@@ -70,4 +72,4 @@ def after_commit(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        say_on_stderr(f"the update is done, but {what}: {type(error).__name__}: {error}")
+        say_on_stderr(f"the update is done, but {what}: {named_reason(error)}")

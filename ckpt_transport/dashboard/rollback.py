@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.private_file import read_private
+from ckpt_transport.reasons import named_reason
 
 MIN_TOKEN_BYTES = 16
 FORM_SECONDS = 600.0
@@ -104,7 +105,7 @@ class Rollback:
         try:
             problems = self._act()
         except CkptTransportError as error:
-            self.said, self.failed = f"{type(error).__name__}: {error}", True
+            self.said, self.failed = named_reason(error), True
         else:
             self.said = "; ".join(["The fleet serves the version before again", *problems])
             self.failed = False

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from ckpt_transport.events.context import about
 from ckpt_transport.events.observers import tell
 from ckpt_transport.events.values import StepEnded
+from ckpt_transport.reasons import named_reason
 
 Tracer = Callable[[str], str]
 _tracers: dict[object, Tracer] = {}
@@ -46,7 +47,7 @@ def step(update: str, name: str, trace: str) -> Iterator[None]:
     try:
         yield
     except BaseException as raised:
-        error = f"{type(raised).__name__}: {raised}"
+        error = named_reason(raised)
         raise
     finally:
         ended = time.time()

@@ -12,6 +12,7 @@ import torch
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import no_collections
 from ckpt_transport.planning import TensorSpec
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.replay.bindings import Bindings
 from ckpt_transport.replay.coverage import check
 from ckpt_transport.replay.exclude_unsupported import exclude_unsupported, touched_by
@@ -97,7 +98,7 @@ def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], 
         with torch.no_grad(), recorder.watching(), writes:
             load((spec.name, tensor) for spec, tensor in zip(specs, fake_tensors.tensors, strict=True))
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
+        why = named_reason(error)
         if writes.refused is not None:
             name = targets.values[writes.refused.index].name
             raise RefusedWriteError(f"the loader may not write {name}: {why}", name) from error

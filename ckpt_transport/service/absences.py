@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.service.asked_versions import AskedVersions
 from ckpt_transport.service.rendezvous import Rendezvous
 
@@ -43,7 +44,7 @@ class Absences:
     def be_absent(self, version: str, error: BaseException, reason: str) -> None:
         """Say that an error keeps this rank away; of an interrupt only where that takes no time."""
         if isinstance(error, Exception) or (self._meeting is not None and self._meeting.is_open):
-            self.tell(version, f"{reason}: {type(error).__name__}: {error}")
+            self.tell(version, f"{reason}: {named_reason(error)}")
             self.told.add(version)
 
     def take_back(self, version: str) -> None:

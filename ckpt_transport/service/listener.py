@@ -22,12 +22,12 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.events import about
 from ckpt_transport.memory import uninterrupted
+from ckpt_transport.reasons import named_reason, reason_of
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.main_thread import why_ending
 from ckpt_transport.service.served import Served
 from ckpt_transport.service.short_turns import short_turns
-from ckpt_transport.service.stuck import reason_of
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -142,7 +142,7 @@ class Listener(Served):
             self._refuse(sender, message, error)
 
     def _refuse(self, sender: str, message: Message, error: Exception) -> None:
-        kind, reason = type(message).__name__, f"{type(error).__name__}: {error}"
+        kind, reason = type(message).__name__, named_reason(error)
         logger.warning("%s refuses a message (%s) of %s: %s", self.label, kind, sender, reason)
         self._mailbox.refuse(reason, getattr(message, "update", ""))
 
@@ -319,7 +319,7 @@ class Listener(Served):
         self._left = follower.update
         self._leave()
         self._must_end_because, self._ending = "", None
-        self._tell_coordinator(m.Aborted(follower.update, tainted, str(reason)))
+        self._tell_coordinator(m.Aborted(follower.update, tainted, reason_of(reason)))
 
     def _tell_coordinator(self, message: m.Reply) -> None:
         """Say it to whoever leads the update, if this member has not parted from it."""

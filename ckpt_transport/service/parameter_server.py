@@ -10,6 +10,7 @@ from typing import ParamSpec, Self, TypeVar
 from ckpt_transport.checkpoint import Loan, StoredVersion, TensorPairs, Tensors
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError, UpdateAbortedError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.service.base import WHOLE, BroughtPart
@@ -393,5 +394,5 @@ class ParameterServer:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and self._call_guard.here:
-            self._here.absences.tell("", f"it was closed after {type(error).__name__}: {error}")
+            self._here.absences.tell("", f"it was closed after {named_reason(error)}")
         self.close()

@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 from ckpt_transport.config import Config
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, JoinError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.service.torch_store import Answer, Recheck, SharedStore, Wait, wait_only
 from ckpt_transport.service.world import World
 from ckpt_transport.update.source_arrivals import given_up_by_rank_0
@@ -219,7 +220,7 @@ class InStore(Rendezvous):
         except BaseException as error:
             with suppress(JoinError):
                 if isinstance(error, Exception) or self.is_open:
-                    self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
+                    self._set(msgspec.structs.replace(lead, failure=named_reason(error)))
             raise
 
     def _set(self, lead: LeadNotice) -> None:

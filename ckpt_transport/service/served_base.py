@@ -13,6 +13,7 @@ from ckpt_transport.engine import (
     digest_of_elements,
 )
 from ckpt_transport.errors import CkptTransportError, DeltaRefusedError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.update.delta_engine import DeltaEngine
 
 NOT_ASKED = "when its version was committed nobody said that deltas follow"
@@ -80,7 +81,7 @@ class ServedBase:
         except CkptTransportError as error:
             return "", self._labelled(str(error))
         except Exception as error:
-            return "", self._labelled(f"its digest cannot be computed: {type(error).__name__}: {error}")
+            return "", self._labelled(f"its digest cannot be computed: {named_reason(error)}")
 
     def _noted(self, elements: ServedElements) -> str:
         """The digest of what was committed."""

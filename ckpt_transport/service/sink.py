@@ -14,6 +14,7 @@ from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError, UsageError
 from ckpt_transport.memory import default_budget
 from ckpt_transport.planning import TensorSpec
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.release import RELEASE
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.announcements import Announcements
@@ -111,7 +112,7 @@ class Sink(Listener):
         except CkptTransportError as error:
             return f"{self.label}: {error}"
         except Exception as error:
-            return f"{self.label} cannot be looked at: {type(error).__name__}: {error}"
+            return f"{self.label} cannot be looked at: {named_reason(error)}"
         self._taking = self._engine
         if invite.delta:
             self._taking = DeltaEngine(self._engine, invite.base, self._maps, self._kept.make_room)

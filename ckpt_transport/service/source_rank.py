@@ -22,6 +22,7 @@ from ckpt_transport.events import speaking_for
 from ckpt_transport.history import check_history
 from ckpt_transport.memory import Backing, uninterrupted
 from ckpt_transport.planning import ServedShares
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.absences import Absences
 from ckpt_transport.service.base import BroughtVersions
@@ -170,7 +171,7 @@ class SourceRank:
                 yield announce
         except BaseException as error:
             self._leads = False
-            self._gives_up(version, f"{type(error).__name__}: {error}", also_unheard=isinstance(error, Exception))
+            self._gives_up(version, named_reason(error), also_unheard=isinstance(error, Exception))
             raise
         self._leads = False
         self._asked.goes_on(version)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PeerLostError, UpdateAbortedError
+from ckpt_transport.reasons import reason_of
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.watchdog import UNSEEN_SECONDS, Watchdog
 from ckpt_transport.update import messages as m
@@ -157,8 +158,3 @@ class MayBeStuck(ABC):
         logger.error("%s was closed and does not end, because %s", self.label, stuck)
         self._watchdog.stop()
         self._mailbox.close()
-
-
-def reason_of(error: BaseException) -> str:
-    """What an error says; never empty."""
-    return str(error) or type(error).__name__

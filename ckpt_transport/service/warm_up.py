@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.planning import TensorSpec
+from ckpt_transport.reasons import named_reason
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class WarmUp:
             finally:
                 steps.close()
         except Exception as error:
-            self._problem = f"{type(error).__name__}: {error}"
+            self._problem = named_reason(error)
             logger.warning("%s could not warm up, which the first update does then", self._label, exc_info=error)
         else:
             self._left.clear()

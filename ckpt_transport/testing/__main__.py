@@ -9,6 +9,7 @@ from functools import partial
 
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, run
 from ckpt_transport.testing.named import load
 from ckpt_transport.testing.processes import launch
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checks=(*CHECKS, *LONG_CHECKS) if options.long or options.only else CHECKS,
         )
     except (PluginError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}")
+        print(named_reason(error))
         return 1
     for result in report.results:
         if result.explanation:

@@ -16,6 +16,7 @@ import torch
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import copy_bytes, visible_devices
 from ckpt_transport.memory.devices import HOST
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.testing.context import RankContext
 from ckpt_transport.testing.route_fixture import POLLS, UNTOUCHED, RouteFixture, refuses
 from ckpt_transport.testing.side_channel import FAILED, Abandoned, Broken, SideChannel
@@ -117,4 +118,4 @@ def _made(factory: Callable[[], Transport]) -> Transport:
     try:
         return factory()
     except Exception as error:
-        raise Broken(f"the transport cannot be made: {type(error).__name__}: {error}") from error
+        raise Broken(f"the transport cannot be made: {named_reason(error)}") from error

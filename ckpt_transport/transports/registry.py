@@ -37,6 +37,7 @@ from ckpt_transport.errors import (
     TransportNotFoundError,
     TransportUnavailableError,
 )
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.transports.interface import API_VERSION, Availability, Transport
 from ckpt_transport.transports.traits import Traits
 
@@ -121,7 +122,7 @@ class Registry:
         except PluginError as error:
             return Availability(False, str(error))
         except (Exception, SystemExit) as error:
-            return Availability(False, f"its probe failed: {_summary(error)}", _report_to(entry_point))
+            return Availability(False, f"its probe failed: {named_reason(error)}", _report_to(entry_point))
         if isinstance(answer, Availability):
             return answer
         return Availability(False, f"its probe answers {answer!r}, which is no Availability", _report_to(entry_point))
@@ -181,9 +182,9 @@ class Registry:
             return self._imported[key]
         cause = self._failed[key]
         if isinstance(cause, ImportError | OSError):
-            raise TransportUnavailableError(entry_point.name, _summary(cause), _cure(entry_point, cause)) from cause
+            raise TransportUnavailableError(entry_point.name, named_reason(cause), _cure(entry_point, cause)) from cause
         raise PluginError(
-            f"transport '{entry_point.name}' ({_origin(entry_point)}) cannot be loaded: {_summary(cause)}"
+            f"transport '{entry_point.name}' ({_origin(entry_point)}) cannot be loaded: {named_reason(cause)}"
         ) from cause
 
 
@@ -254,10 +255,6 @@ def _report_to(entry_point: EntryPoint) -> str:
 def _origin(entry_point: EntryPoint) -> str:
     version = f" {entry_point.dist.version}" if entry_point.dist is not None else ""
     return f"{_distribution(entry_point)}{version} as {entry_point.value}"
-
-
-def _summary(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 _registry = Registry()

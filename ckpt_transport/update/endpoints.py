@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckpt_transport.errors import CkptTransportError, PluginError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.transports.interface import Control, Endpoint, Group, Transport
 
 
@@ -18,7 +19,7 @@ def opened(transport: Transport, group: Group, control: Control, timeout: float)
     except (OSError, CkptTransportError):
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        said = named_reason(error)
         raise PluginError(f"transport '{transport.name}' cannot be opened: {said}") from error
     if not isinstance(endpoint, Endpoint):
         raise PluginError(f"transport '{transport.name}' cannot be opened: it gives {endpoint!r}, which is no Endpoint")

@@ -10,6 +10,7 @@ from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import TransferTimeout, TransportError
 from ckpt_transport.events import step
 from ckpt_transport.execution import Arrival
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.participant import Halted, Participant
 from ckpt_transport.update.protocol import State, exchange_of
@@ -143,7 +144,7 @@ class Follower:
         except TransportError as error:
             if not self._steps.resumable:
                 raise
-            return self._stop(self._steps.round, error, f"{type(error).__name__}: {error}")
+            return self._stop(self._steps.round, error, named_reason(error))
         then = exchange_of(order).then
         assert then is not None, "an abort is not answered here"
         self._enter(self._agreed if then is State.AGREED else then)

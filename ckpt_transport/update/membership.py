@@ -26,6 +26,7 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.planning import Role
+from ckpt_transport.reasons import with_name
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.protocol import exchange_of
 from ckpt_transport.update.turn import Turn
@@ -359,8 +360,8 @@ class Membership:
         if sender in self._ranks:  # its own errors begin with its label, too
             reason = reason.removeprefix(f"{self.joins[self._ranks[sender]].label}: ")
         if isinstance(kind, type) and issubclass(kind, CkptTransportError) and kind.__init__ is Exception.__init__:
-            return kind(f"{self.who(sender)}: {reason}")
-        return UpdateError(f"{self.who(sender)}: {failed.error}: {failed.reason}")
+            return kind(f"{self.who(sender)}: {reason or failed.error}")
+        return UpdateError(f"{self.who(sender)}: {with_name(failed.error, failed.reason)}")
 
     def who(self, sender: str) -> str:
         """What people call the member at an address; the address itself of others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ckpt_transport.checkpoint import Progress
+from ckpt_transport.reasons import named_reason
 
 __all__ = ["Progress", "never_raises"]
 
@@ -26,6 +27,6 @@ def never_raises(progress: Progress | None) -> Progress:
             progress(done, total)
         except Exception as error:
             failed = True
-            logger.warning("progress is not told any more: %s: %s", type(error).__name__, error)
+            logger.warning("progress is not told any more: %s", named_reason(error))
 
     return show

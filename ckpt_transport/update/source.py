@@ -14,6 +14,7 @@ from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError, TransferTimeout, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import ServedShares
+from ckpt_transport.reasons import reason_of
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
@@ -147,7 +148,7 @@ class FollowingSource:
 
     def _part(self, reason: BaseException) -> None:
         follower = self._follower
-        update, why = "" if follower is None else follower.update, str(reason) or type(reason).__name__
+        update, why = "" if follower is None else follower.update, reason_of(reason)
         if not self._surely:  # who has not come cannot leave
             self._mailbox.send(self._coordinator, self._join)
         if not isinstance(reason, UpdateAbortedError):

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ckpt_transport"
 LAYERS = (
-    ("errors",),
+    ("errors", "reasons"),
     ("events",),
     ("logs", "metrics"),
     ("decoding", "dtypes", "paths", "release", "sizes"),

@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError, EngineError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet.driver import Driver, EngineT
@@ -258,7 +259,7 @@ def _serve(driver: Driver[Any], version: str) -> str:
 
 def _error_in_words(error: Exception) -> str:
     """An error in words: all that goes wrong after sinks have committed is reported, and ends nothing."""
-    return str(error) if isinstance(error, CkptTransportError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, CkptTransportError) else named_reason(error)
 
 
 @contextmanager

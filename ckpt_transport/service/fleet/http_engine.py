@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ckpt_transport.errors import EngineError
+from ckpt_transport.reasons import reason_of
 from ckpt_transport.service.endpoints import client_of, proxy_for
 from ckpt_transport.service.fleet.driven_engine import DrivenEngine
 
@@ -83,7 +84,7 @@ class HttpEngine(DrivenEngine):
             except httpx.UnsupportedProtocol as error:
                 raise EngineError(f"{self.url} is no URL of an engine; give one as http://127.0.0.1:8000") from error
             except httpx.HTTPError as error:
-                reason = f"{str(error) or type(error).__name__}{self._through}"
+                reason = f"{reason_of(error)}{self._through}"
             if time.monotonic() > deadline:
                 raise EngineError(f"{self.url} is not healthy after {timeout:g} s: {reason}; {CURE}")
             if time.monotonic() > told + TELL_SECONDS:
@@ -137,7 +138,7 @@ class HttpEngine(DrivenEngine):
         try:
             return self._client.request(method, path, **options)
         except httpx.HTTPError as error:
-            reason = f"{str(error) or type(error).__name__}{self._through}"
+            reason = f"{reason_of(error)}{self._through}"
             raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Abandoned, Broken, Rank
 
@@ -15,4 +16,4 @@ def check_route_opens(rank: Rank) -> None:
     except (Abandoned, Broken):
         raise
     except Exception as error:
-        raise Broken(f"no route can be opened: {type(error).__name__}: {error}") from error
+        raise Broken(f"no route can be opened: {named_reason(error)}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.testing.check import Factory, check, explain, in_words, name_of
 from ckpt_transport.testing.context import HangError, RankContext
 from ckpt_transport.testing.harness import Broken, Rank
@@ -28,7 +29,7 @@ def probe(transport: type[Transport]) -> Availability:
     try:
         answer: object = transport.probe()
     except Exception as error:
-        raise Broken(f"probe() raised {type(error).__name__}: {error}") from error
+        raise Broken(f"probe() raised {named_reason(error)}") from error
     if not isinstance(answer, Availability):
         raise Broken(f"probe() returned {answer!r}, and an Availability is promised")
     return answer

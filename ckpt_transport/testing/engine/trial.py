@@ -12,6 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.service.parameter_server import ParameterServer
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.testing.engine.under_test import EngineUnderTest
@@ -78,7 +79,7 @@ class Call(Generic[Found]):
         if not self.ended.wait(timeout):
             raise Broken(f"{what} is not answered within {timeout:g} s")
         if self.error is not None:
-            raise Broken(f"{what} is refused: {type(self.error).__name__}: {self.error}") from self.error
+            raise Broken(f"{what} is refused: {named_reason(self.error)}") from self.error
         return self._found[0]
 
     @property
@@ -184,7 +185,7 @@ class Trial:
         try:
             return self.engine.update(self.watched(commit, moving, ready), f"v{version}")
         except CkptTransportError as error:
-            raise Broken(f"the update to v{version} fails: {type(error).__name__}: {error}") from error
+            raise Broken(f"the update to v{version} fails: {named_reason(error)}") from error
 
     def stop_update(self, version: int, commit: str, moment: str) -> None:
         """Have an update to ``version`` fail at a moment, which is ``moving`` or ``ready``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from ckpt_transport.reasons import named_reason
 from ckpt_transport.testing.engine.check import check
 from ckpt_transport.testing.engine.trial import Call, Trial, remembered
 from ckpt_transport.testing.side_channel import Broken
@@ -90,7 +91,7 @@ class _Traffic:
             try:
                 answer = self.trial.engine.ask()
             except Exception as error:
-                self.errors.append(f"a request is refused: {type(error).__name__}: {error}")
+                self.errors.append(f"a request is refused: {named_reason(error)}")
                 return
             allowed = self.brought[max(began - 2, 0) :]
             if answer not in [self.trial.engine.expected(version) for version in allowed]:
