@@ -41,20 +41,15 @@ def publish(version: str, server: ParameterServer, sink: str, seed: int = 2, **o
     server.publish(version, part_of(server, seed), [sink], **options)
 
 
-def update(version: str, server: ParameterServer, sink: str, **options: Any) -> None:
+def update(version: str, server: ParameterServer, sink: str, by: str = "update", **options: Any) -> None:
     server.register(version, tensors=part_of(server, 2))
     try:
-        server.update(version, [sink], **options)
+        getattr(server, by)(version, [sink], **options)
     finally:
         server.unregister(version)
 
 
-def update_p2p(version: str, server: ParameterServer, sink: str) -> None:
-    server.register(version, tensors=part_of(server, 2))
-    try:
-        server.update_p2p(version, [sink])
-    finally:
-        server.unregister(version)
+update_p2p = partial(update, by="update_p2p")
 
 
 def stage(version: str, server: ParameterServer, sink: str) -> None:
