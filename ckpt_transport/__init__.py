@@ -12,7 +12,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ckpt_transport import errors
-from ckpt_transport.release import RELEASE
 
 if TYPE_CHECKING:
     __version__: str
@@ -59,7 +58,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     """Load what users import when they ask for it: torch takes a second, in which a command must be interruptible."""
     if name == "__version__":
-        return RELEASE
+        return importlib.import_module("ckpt_transport.release").RELEASE
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"ckpt_transport.{_HOME_OF[name]}"), name)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import os
-import signal
 from collections.abc import Callable
 from typing import ParamSpec
 
+from ckpt_transport.quiet_imports import imported
+
 Arguments = ParamSpec("Arguments")
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def loads_first(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -18,17 +16,7 @@ def loads_first(command: Callable[Arguments, None]) -> Callable[Arguments, None]
 
     @functools.wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        _load()
+        imported("ckpt_transport.cli.bringing")
         command(*args, **kwargs)
 
     return run
-
-
-def _load() -> None:
-    """Import it. An interrupt meanwhile ends the process: there is nothing to clean up, and modules would be torn."""
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
-    importlib.import_module("ckpt_transport.cli.bringing")
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,7 +14,7 @@ LAYERS = (
     ("errors", "reasons"),
     ("events",),
     ("logs", "metrics"),
-    ("decoding", "dtypes", "paths", "release", "sizes"),
+    ("decoding", "dtypes", "paths", "quiet_imports", "release", "sizes"),
     ("private_file", "tracing"),
     ("memory",),
     ("transports",),

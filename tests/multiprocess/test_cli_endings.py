@@ -128,7 +128,7 @@ import os, signal, sys
 
 class Interrupt:
     def find_spec(self, name, path, target=None):
-        if name == "torch":
+        if name == MODULE:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
@@ -137,8 +137,10 @@ main()
 """
 
 
-def test_given_a_command_that_is_loading_when_it_is_interrupted_then_it_ends_without_a_traceback() -> None:
-    loading = [sys.executable, "-c", INTERRUPTED_WHILE_LOADING, "transports"]
+@pytest.mark.parametrize("module", ["ckpt_transport.cli", "typer", "ckpt_transport.cli.update", "torch"])
+def test_given_a_command_that_is_loading_when_it_is_interrupted_then_it_ends_without_a_traceback(module: str) -> None:
+    code = INTERRUPTED_WHILE_LOADING.replace("MODULE", repr(module))
+    loading = [sys.executable, "-c", code, "transports"]
     done = subprocess.run(loading, capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
