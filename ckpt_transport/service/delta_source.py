@@ -334,10 +334,14 @@ def _all_differ(others: OtherSources | None, updates: Mapping[str, str], bases: 
     others.tell(update, served)
     try:
         yield
-        others.hear()
     except (NoDeltaError, DeltaRefusedError, SharedMemoryError, *NO_MEMORY):
         others.tell("", served)
         others.hear()
+        raise
+    try:
+        others.hear()
+    except NoDeltaError:  # who is late is waited for once more, when all gather
+        others.tell("", served)
         raise
 
 
