@@ -196,7 +196,9 @@ class FollowingSource:
         )
 
     def give_up(self, reason: str) -> str:
-        """It is for the coordinator to tell others that the update is over."""
+        """Have the coordinator not wait for this rank, which is stuck; it tells sinks that the update is over."""
+        if self.update:
+            self._mailbox.send(self._coordinator, m.Aborted(self.update, tainted=False, reason=reason))
         return "source rank 0 tells sinks that it is over"
 
     def _look_at_patience(self) -> None:
