@@ -64,9 +64,10 @@ class LateSources:
             for join in mailbox.receive_all(m.Join):
                 assert isinstance(join, m.Join)
                 version = _version_of(join)
-                if version in given_up and not self._told.hears(version, join.uid):
+                if version in given_up and not self._told.has_heard(version, join.uid):
                     self._told.refused.add(join.nonce)
                     mailbox.refuse(given_up_by_rank_0(version, given_up[version]), join.nonce)
+                    self._told.hears(version, join.uid)
                 elif join.nonce not in self._told.refused:
                     mailbox.keep_for_later()
         except ControlError:

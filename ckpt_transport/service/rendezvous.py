@@ -77,11 +77,6 @@ class Rendezvous(ABC):
     def needs_calls(self) -> bool:
         """Whether those who wait find sooner that rank 0 leads an update when it calls them."""
 
-    @property
-    @abstractmethod
-    def tells_given_up(self) -> bool:
-        """Whether others hear here which versions rank 0 has given up, before they come to it."""
-
     @abstractmethod
     def has_met(self, version: str) -> bool:
         """Whether this rank has found rank 0 for that version, or has heard why not."""
@@ -122,10 +117,6 @@ class AtAddress(Rendezvous):
 
     def tell_absence(self, version: str, reason: str) -> None:
         self._send(version, reason)
-
-    @property
-    def tells_given_up(self) -> bool:
-        return False
 
     def has_met(self, version: str) -> bool:
         return True
@@ -241,10 +232,6 @@ class InStore(Rendezvous):
     def _lead(self, store: TCPStore) -> LeadNotice | None:
         """What rank 0 has said last."""
         return _read(store.get(self._lead_key), LeadNotice) if store.check([self._lead_key]) else None
-
-    @property
-    def tells_given_up(self) -> bool:
-        return True
 
     def has_met(self, version: str) -> bool:
         return version in self._met

@@ -200,7 +200,7 @@ class SourceRank:
             sources=self._world.size,
             expectation=self._world.expectation,
             absent=lambda: meeting.absent(version),
-            given_up={} if meeting.tells_given_up else self._asked.given_up_before(version),
+            given_up=self._asked.given_up_before(version),
             told=self._told,
         )
 

@@ -42,12 +42,13 @@ class ToldSources:
         for late in list(self.heard)[:-MOST_VERSIONS]:
             del self.heard[late]
 
-    def hears(self, version: str, uid: str) -> bool:
-        """A source has come for that version; whether it had come before."""
-        heard = self.heard.setdefault(version, set())
-        came_before = uid in heard
-        heard.add(uid)
-        return came_before
+    def has_heard(self, version: str, uid: str) -> bool:
+        """Whether a source has come for that version before."""
+        return uid in self.heard.get(version, ())
+
+    def hears(self, version: str, uid: str) -> None:
+        """A source has come for that version. It is noted when it is answered, or will be, whatever interrupts that."""
+        self.heard.setdefault(version, set()).add(uid)
 
 
 class SourceArrivals:
@@ -90,21 +91,25 @@ class SourceArrivals:
         version = _version_of(join)
         if join.nonce in self._invitees.told.refused:
             return
-        if version in self._invitees.given_up and not self._invitees.told.hears(version, join.uid):
+        told = self._invitees.told
+        if version in self._invitees.given_up and not told.has_heard(version, join.uid):
             self._refuse(join, given_up_by_rank_0(version, self._invitees.given_up[version]))
+            told.hears(version, join.uid)
             return
         if reason := self._why_not(join):
             self._mailbox.refuse(reason, join.nonce)
             return
-        self._invitees.told.hears(_version_of(self._came[0][1]), join.uid)
+        here = _version_of(self._came[0][1])
         if differs := difference(self._came[0][1], join):
             self._refuse(join, differs)
+            told.hears(here, join.uid)
             raise JoinError(differs)
         self._came[join.rank] = sender, join
         is_old = join.number < self._invitees.told.differ.get(join.nonce, 0)
         (self._old.add if is_old else self._old.discard)(join.rank)
         self._members.nonces[sender] = join.nonce
         self._reached.append(sender)
+        told.hears(here, join.uid)
         self._mailbox.watch(sender)
 
     def _why_not(self, join: m.Join) -> str:
@@ -118,8 +123,8 @@ class SourceArrivals:
 
     def _refuse(self, join: m.Join, reason: str) -> None:
         """Refuse what was received last; the source may have said it twice, and is not heard again."""
-        self._invitees.told.refused.add(join.nonce)
         self._mailbox.refuse(reason, join.nonce)
+        self._invitees.told.refused.add(join.nonce)
 
     @property
     def is_left(self) -> bool:
