@@ -19,9 +19,9 @@ import enum
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import combinations, groupby, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Annotated
 
 import msgspec
@@ -30,6 +30,7 @@ import typer
 
 from benchmarks._gpu_worker import Peer, run_worker
 from benchmarks._models import Shapes, dense, narrowed, tensors
+from benchmarks._prediction_errors import PredictedRun, error_rows, order_row
 from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, FileStamp
@@ -292,31 +293,10 @@ def rows(compared: Compared) -> Iterator[Row]:
 def summary(every: Sequence[Compared]) -> Iterator[Row]:
     """How large errors are over all plans, and whether the faster of two plans was predicted to be."""
     moments = [abs(error) for each in every for kind in each.kinds for error in each.moment_errors(kind)]
-    for what, errors in (
-        ("runs", [abs(each.error) for each in every]),
-        ("moments at which stages ended, as a part of the run", moments),
-    ):
-        detail = f"{len(errors)} {what}"
-        yield Row(f"error of {what}: median", median(errors), "measured", "<=0.10", detail)
-        yield Row(
-            f"error of {what}: 95th percentile", quantiles(errors, n=20, method="inclusive")[-1], "measured", "", detail
-        )
-        yield Row(f"error of {what}: worst", max(errors), "measured", "<=0.25", detail)
-    apart = [
-        (one, other)
-        for one, other in combinations(every, 2)
-        if one.predicted.chosen.workers == other.predicted.chosen.workers
-        and max(one.seconds, other.seconds) > min(one.seconds, other.seconds) * 1.05
-    ]
-    wrong = [
-        f"{one.predicted.chosen} and {other.predicted.chosen}"
-        for one, other in apart
-        if (one.predicted.stages.seconds < other.predicted.stages.seconds) != (one.seconds < other.seconds)
-    ]
-    detail = f"{len(apart) - len(wrong)} of {len(apart)} pairs of plans" + (
-        f"; not: {'; '.join(wrong)}" if wrong else ""
-    )
-    yield Row("order of plans that measured 5 % apart", 1 - len(wrong) / max(len(apart), 1), "right", ">=1", detail)
+    yield from error_rows("runs", [abs(each.error) for each in every])
+    yield from error_rows("moments at which stages ended, as a part of the run", moments)
+    plans = [(each.predicted.chosen, each.predicted.stages.seconds, each.seconds) for each in every]
+    yield order_row([PredictedRun(str(chosen), chosen.workers, *seconds) for chosen, *seconds in plans])
 
 
 def predictions_here(device: Device, given: Rates) -> Predictions:

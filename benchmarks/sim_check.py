@@ -22,13 +22,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Annotated
 
 import msgspec
 import typer
 
 from benchmarks._links import Host, NoLinksError, hosts
+from benchmarks._prediction_errors import PredictedRun, error_rows, order_row
 from benchmarks._report import Row, report
 from benchmarks._simulated import TENSOR_BYTES, names
 from benchmarks.p2p_joiners import running, said
@@ -303,16 +304,6 @@ def _say(process: subprocess.Popen[str], *words: object) -> None:
     process.stdin.flush()
 
 
-def orders(compared: Sequence[Compared]) -> Iterator[tuple[str, str, bool]]:
-    """Of each two plans on the same hosts, which measured more than a twentieth apart: whether the order was right."""
-    for one, other in itertools.combinations(compared, 2):
-        first, second = one.predicted.situation, other.predicted.situation
-        times = median(one.runs), median(other.runs)
-        if first.cluster == second.cluster and max(times) > min(times) * 1.05:
-            right = (one.predicted.seconds < other.predicted.seconds) == (times[0] < times[1])
-            yield str(first), str(second), right
-
-
 def rows(compared: Sequence[Compared]) -> Iterator[Row]:
     """Every prediction against the median of its updates; and how large errors are, and whether orders were right."""
     for each in compared:
@@ -330,16 +321,13 @@ def rows(compared: Sequence[Compared]) -> Iterator[Row]:
             [abs(error) for each in compared for error in each.moment_errors],
         ),
     ):
-        detail = f"{len(errors)} {what}"
-        yield Row(f"error of {what}: median", median(errors), "measured", "<=0.10", detail)
-        yield Row(f"error of {what}: 95th percentile", quantiles(errors, n=20)[-1], "measured", "", detail)
-        yield Row(f"error of {what}: worst", max(errors), "measured", "<=0.25", detail)
-    found = list(orders(compared))
-    wrong = [f"{first} and {second}" for first, second, right in found if not right]
-    detail = f"{len(found) - len(wrong)} of {len(found)} pairs of plans" + (
-        f"; not: {'; '.join(wrong)}" if wrong else ""
+        yield from error_rows(what, errors)
+    yield order_row(
+        [
+            PredictedRun(str(predicted.situation), predicted.situation.cluster, predicted.seconds, median(runs))
+            for predicted, runs in ((each.predicted, each.runs) for each in compared)
+        ]
     )
-    yield Row("order of plans that measured 5 % apart", 1 - len(wrong) / max(len(found), 1), "right", ">=1", detail)
 
 
 def main(

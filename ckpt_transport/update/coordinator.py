@@ -23,7 +23,7 @@ from ckpt_transport.errors import (
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, Topology, expect_pauses, topology_for
-from ckpt_transport.reasons import named_reason
+from ckpt_transport.reasons import in_words
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
@@ -362,7 +362,7 @@ class Coordinator:
         Returns: the error that says so, and an interrupt that came meanwhile.
         """
         self._rolls_back = True
-        reason = str(cause) if isinstance(cause, CkptTransportError) else named_reason(cause)
+        reason = in_words(cause)
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         again = self._brings_delta and isinstance(cause, REFUSALS)
         abort = m.Abort(self._update, reason, again)

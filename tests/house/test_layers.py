@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ckpt_transport"
 LAYERS = (
-    ("errors", "reasons"),
+    ("errors",),
+    ("reasons",),
     ("events",),
     ("logs", "metrics"),
     ("decoding", "dtypes", "paths", "quiet_imports", "release", "sizes"),

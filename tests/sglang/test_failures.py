@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -18,29 +17,8 @@ from ckpt_transport import CkptTransportError, EngineError, ParameterServer, ask
 from ckpt_transport_sglang import SglangFleet
 from tests.sglang.conftest import Start
 from tests.sglang.servers import PATIENCE, Answers, Replica, swift, update
+from tests.support import dying_leader
 
-LEADING = """
-import os, signal, sys
-from ckpt_transport import Config, ParameterServer
-from ckpt_transport.spi import Driver
-from ckpt_transport_sglang import SglangFleet
-
-step, checkpoint, endpoint = sys.argv[1:]
-pause = Driver.pause
-
-def pause_and_die(driver):
-    pause(driver)
-    die()
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-setattr(Driver, step, pause_and_die if step == "pause" else die)
-config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, join_timeout=60.0)
-with ParameterServer(config) as server, SglangFleet([endpoint], config) as fleet:
-    server.register("two", directory=checkpoint)
-    fleet.update(server, "two")
-"""
 STUCK_SECONDS = 15
 """So long a forward pass sleeps; longer than whoever updates waits."""
 
@@ -82,7 +60,7 @@ def test_given_a_source_that_is_killed_when_it_had_paused_then_the_next_update_e
     replica: Replica, first: Answers, step: Literal["pause", "serve"], brought: str
 ) -> None:
     update([replica], replica.checkpoint(1), "one")
-    command = [sys.executable, "-c", LEADING, step, str(replica.checkpoint(2)), replica.url]
+    command = dying_leader.command(SglangFleet, step, replica.checkpoint(2), replica.url)
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert replica.is_paused()

@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from ckpt_transport.service.endpoints import client_of
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
+from tests.support import dying_leader
 from tests.support.answers import PATIENCE as PATIENCE
 from tests.support.answers import PROMPTS as PROMPTS
 from tests.support.answers import Answers as Answers
@@ -276,33 +276,9 @@ def wait_until_stuck(replica: Replica) -> None:
     raise AssertionError("no forward pass waits, though there are requests")
 
 
-LEADING = """
-import os, signal, sys
-from ckpt_transport import Config, ParameterServer
-from ckpt_transport.spi import Driver
-from ckpt_transport_vllm import VllmFleet
-
-step, checkpoint, endpoint = sys.argv[1:]
-pause = Driver.pause
-
-def pause_and_die(driver):
-    pause(driver)
-    die()
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-setattr(Driver, step, pause_and_die if step == "pause" else die)
-config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, join_timeout=60.0)
-with ParameterServer(config) as server, VllmFleet([endpoint], config) as fleet:
-    server.register("two", directory=checkpoint)
-    fleet.update(server, "two")
-"""
-
-
 def pause_and_die(replica: Replica, step: Literal["pause", "serve"] = "pause") -> None:
     """An update whose program is killed when it has paused the server: just then, or when it is to serve again."""
-    command = [sys.executable, "-c", LEADING, step, str(replica.checkpoint(2)), replica.url]
+    command = dying_leader.command(VllmFleet, step, replica.checkpoint(2), replica.url)
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert replica.is_paused()

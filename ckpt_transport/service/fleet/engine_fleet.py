@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar
 
 from ckpt_transport.config import Config
-from ckpt_transport.errors import CkptTransportError, ConfigError, EngineError
-from ckpt_transport.reasons import named_reason
+from ckpt_transport.errors import ConfigError, EngineError
+from ckpt_transport.reasons import in_words
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet.driver import Driver, EngineT
@@ -222,7 +222,7 @@ class EngineFleet(ABC, Generic[EngineT]):
                     return driver.serve(version) or f"{driver.engine.name} serves '{version}'"
                 return driver.give_up(tainted)
             except Exception as error:
-                return f"{driver.engine.name} could not be brought back to service: {_error_in_words(error)}"
+                return f"{driver.engine.name} could not be brought back to service: {in_words(error)}"
 
         return self._each(drivers, go_on)
 
@@ -254,12 +254,7 @@ def _serve(driver: Driver[Any], version: str) -> str:
     try:
         return driver.serve(version)
     except Exception as error:
-        return f"{driver.engine.name} has {version} and may not serve it: {_error_in_words(error)}"
-
-
-def _error_in_words(error: Exception) -> str:
-    """An error in words: all that goes wrong after sinks have committed is reported, and ends nothing."""
-    return str(error) if isinstance(error, CkptTransportError) else named_reason(error)
+        return f"{driver.engine.name} has {version} and may not serve it: {in_words(error)}"
 
 
 @contextmanager
