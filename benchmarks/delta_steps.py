@@ -4,7 +4,8 @@ Weights are BF16, changed at random places, and brought to a module in another p
 links between two network namespaces, where root and iproute2 allow that. The targets are those of a link of 10 Gbit/s.
 Two cores do not fill that by gloo, so one of 1 Gbit/s is measured as well, where all that is not sending weighs less. A
 server that sends everything and one that sends deltas take turns; what is served is compared after each round. Usage:
-``python -m benchmarks.delta_steps``, and on a GPU with ``--device cuda --mib 8192 --mbit 0``.
+``python -m benchmarks.delta_steps``. With ``--device cuda`` both have their weights on one GPU: ``--mib 8192 --mbit 0``
+for shared memory, and ``--mib 0 --link-mib 8192 --mbit 10000`` for a link, on a machine with cores enough to fill it.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def on_one_host(mib: int, rounds: int, device: str) -> Figures:
         return _figures(stack, _start("train", *common, *_training(said(serving), rounds)))
 
 
-def over_a_link(mib: int, mbit: int, rounds: int) -> Figures:
-    """Trainer and engine on two hosts.
+def over_a_link(mib: int, mbit: int, rounds: int, device: str) -> Figures:
+    """Trainer and engine on two hosts, with weights on that device.
 
     Raises:
         NoLinksError: this machine does not allow shaped links.
@@ -56,7 +57,7 @@ def over_a_link(mib: int, mbit: int, rounds: int) -> Figures:
         made = stack.enter_context(hosts([mbit * 1_000_000] * 2))
         machines = Machines(folder, made, WORKER)
         address = f"tcp://{made[1].address}:0"
-        common = ("--nbytes", nbytes)
+        common = ("--nbytes", nbytes, "--device", device)
         serving = stack.enter_context(
             running(machines.start(1, "serve", *common, "--address", address, transport="gloo"))
         )
@@ -106,7 +107,7 @@ def _told(phases: dict[str, float]) -> str:
 
 def main(
     mib: Annotated[int, typer.Option(help="Size of the weights on one host; 0 leaves it out.")] = 512,
-    device: Annotated[str, typer.Option(help="Where they are there, as 'cpu' or 'cuda'.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where weights are, as 'cpu' or 'cuda'.")] = "cpu",
     link_mib: Annotated[int, typer.Option(help="Size of the weights over the link.")] = 512,
     mbit: Annotated[list[int] | None, typer.Option(help="Rate of a link, or 0; by default 1000, and 10000.")] = None,
     rounds: Annotated[int, typer.Option(help="That are counted.")] = 3,
@@ -118,7 +119,8 @@ def main(
     try:
         for rate in (1_000, TARGET_MBIT) if mbit is None else filter(None, mbit):
             targets = TARGETS if rate >= TARGET_MBIT else ("", "")
-            found += rows(f"a link of {rate} Mbit/s", over_a_link(link_mib, rate, rounds), targets)
+            link = f"a link of {rate} Mbit/s, weights on {device}"
+            found += rows(link, over_a_link(link_mib, rate, rounds, device), targets)
     except NoLinksError as error:
         print(f"shaped links cannot be made here: {error}", file=sys.stderr)
     report(found, json)
