@@ -116,13 +116,13 @@ class Trainer:
 
 def become(user: int) -> None:
     """Become that user. The interpreter may lie where only root can read it, so what is imported late is imported."""
-    module = torch.nn.Linear(8, 8)
+    module, trained = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
     for transport in ("auto", "gloo"):
         with (
             attach(module) as serving,
             ParameterServer(Config.load(transport=transport), rank=0, world_size=1) as server,
         ):
-            server.publish("step-1", module.state_dict(), [serving.address])
+            server.publish("step-1", trained.state_dict(), [serving.address])
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
