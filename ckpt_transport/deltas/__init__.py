@@ -17,6 +17,7 @@ from ckpt_transport.deltas.compared_bytes import CopiedBytes as CopiedBytes
 from ckpt_transport.deltas.compared_bytes import MadeBytes as MadeBytes
 from ckpt_transport.deltas.decoding import Decoded as Decoded
 from ckpt_transport.deltas.decoding import decode as decode
+from ckpt_transport.deltas.device_carriers import locate_on_device as locate_on_device
 from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange
 from ckpt_transport.deltas.element_exchange import exchange_each as exchange_each
 from ckpt_transport.deltas.element_exchange import why_no_exchange as why_no_exchange

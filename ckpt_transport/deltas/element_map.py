@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from ckpt_transport.deltas.carried_blocks import SomeBlocks
 from ckpt_transport.deltas.carriers import DeltaRange
 from ckpt_transport.deltas.copied_rows import Numbers, apart, rows_of
 from ckpt_transport.deltas.host_elements import HostElements
-from ckpt_transport.deltas.row_layer import Layer, Located
+from ckpt_transport.deltas.row_layer import Layer, Located, NearRows
 from ckpt_transport.memory import StridedBytes
 from ckpt_transport.planning import Carrier, PlacedTensor, TensorSpec
 
@@ -55,6 +56,17 @@ class ElementMap:
             for layer in self._layers:
                 if found := layer.locate(low, high, positions, start, where.unit, bases):
                     yield found
+
+    def near(self, carriers: Sequence[Carrier]) -> tuple[Numbers, list[NearRows]]:
+        """The position of each carrier's range, and which rows of each layer it may meet."""
+        extents, offsets, nbytes = np.array([(each.extent, each.offset, each.nbytes) for each in carriers], np.int64).T
+        starts = np.array(self._starts, np.int64)
+        known = (extents >= 0) & (extents + 1 < len(starts))
+        extents = np.where(known, extents, 0)
+        origins = starts[extents] + offsets
+        lows = np.where(known, origins, starts[-1])
+        highs = np.where(known, np.minimum(origins + nbytes, starts[extents + 1]), starts[-1])
+        return origins, [layer.near(lows, highs) for layer in self._layers]
 
     def locate_on_host(self, where: Carrier | DeltaRange, some: SomeBlocks, bases: Numbers) -> list[HostElements]:
         """Find elements of a range in host memory. One that goes to several places has a value for each.

@@ -12,11 +12,14 @@ from ckpt_transport.deltas.carried_blocks import Places, SomeBlocks
 from ckpt_transport.deltas.copied_rows import Numbers, Rows
 from ckpt_transport.deltas.host_elements import HostElements
 from ckpt_transport.deltas.host_row import HostRow
+from ckpt_transport.memory.table import put
 
 ELEMENTS_OF_A_ROW = 512
 """Where a row has so many on the host, to look at rows one by one is sooner than at elements."""
 FEW_ROWS = 4
 """So many are always looked at one by one."""
+SINGLE_COLUMNS = 6
+"""Of rows, before those that have dimensions."""
 
 
 class Located(NamedTuple):
@@ -31,13 +34,42 @@ class Located(NamedTuple):
     which: torch.Tensor
 
 
+class NearRows(NamedTuple):
+    """Which rows of a layer each of some ranges may meet; in the terms of the kernels that look elements up.
+
+    Attributes:
+        table: the columns of the layer, one after the other, on the device.
+        rows, dimensions: how many there are.
+        first, last: of each range, the first row that it may meet, and the one behind the last.
+        depth: the most dimensions that one of these needs.
+    """
+
+    table: torch.Tensor
+    rows: int
+    dimensions: int
+    first: Numbers
+    last: Numbers
+    depth: Numbers
+
+
 class Layer:
     """Rows that lie apart from each other, where they are looked up."""
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
         self._rows = rows
         self._depth = (rows.counts > 1).sum(axis=1)
-        self._columns = [torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in rows]
+        count, dimensions = rows.counts.shape
+        self._table = put(np.concatenate([np.ravel(column.T) for column in rows]), device)
+        single, several = self._table[: SINGLE_COLUMNS * count], self._table[SINGLE_COLUMNS * count :]
+        self._columns = [*single.view(SINGLE_COLUMNS, count), *several.view(3, dimensions, count).transpose(1, 2)]
+
+    def near(self, lows: Numbers, highs: Numbers) -> NearRows:
+        """The rows that hold something between a low position and a high one, of several."""
+        first = np.searchsorted(self._rows.high, lows, side="right")
+        last = np.maximum(np.searchsorted(self._rows.low, highs, side="left"), first)
+        most = np.maximum.reduceat(np.append(self._depth, 0), np.stack([first, last], axis=1).ravel())[::2]
+        count, dimensions = self._rows.counts.shape
+        return NearRows(self._table, count, dimensions, first, last, np.where(first < last, most, 0))
 
     def locate(
         self, low: int, high: int, positions: torch.Tensor, start: int, unit: int, bases: torch.Tensor

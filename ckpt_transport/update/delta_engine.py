@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import accumulate, chain
 
@@ -13,13 +12,12 @@ from ckpt_transport.deltas import (
     Changes,
     ElementExchange,
     ElementMap,
-    Elements,
     HostElements,
     HostExchange,
-    carried,
     each_once,
     each_once_on_host,
     exchange_each,
+    locate_on_device,
     locate_on_host,
     of_one_range,
     why_no_exchange,
@@ -243,13 +241,9 @@ class DeltaEngine(Engine):
         self._beside = held - sum(each.count * each.unit for _, carriers in self._groups for each in carriers)
 
     def _finish_on_device(self) -> None:
-        found: defaultdict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
-        for number, (_, carriers) in enumerate(self._groups):
-            found[carriers[0].unit] += self._locate(number)
-        joined = {unit: Elements(*map(torch.cat, zip(*parts, strict=True))) for unit, parts in found.items()}
-        if len(self._deltas) > 1:
-            joined = each_once(joined)
-        for unit, (addresses, values) in joined.items():
+        groups = [(self._known[delta], carriers) for delta, carriers in self._groups]
+        found = locate_on_device(groups, self._raw, self._bases)
+        for unit, (addresses, values) in (each_once(found) if len(self._deltas) > 1 else found).items():
             self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
 
     def _look_at(self, elements: ServedElements) -> None:
@@ -257,13 +251,6 @@ class DeltaEngine(Engine):
         self._place, self._stays, self._found = (elements.copies, elements.addresses), elements.stays, {}
         self._known = self._maps.of(self._deltas, elements, self.device)
         self._bases = torch.tensor(elements.addresses, dtype=torch.int64, device=self.device)
-
-    def _locate(self, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Addresses, and what is to be there, of the elements of a group."""
-        delta, carriers = self._groups[number]
-        where, positions, values = carried(carriers, self._raw)
-        located = self._known[delta].locate(where, positions, self._bases)
-        return [(addresses, values[which]) for addresses, which in located]
 
     def _locate_on_host(self, number: int) -> list[HostElements]:
         delta, carriers = self._groups[number]

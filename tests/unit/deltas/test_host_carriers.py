@@ -118,11 +118,11 @@ def test_given_any_loader_then_blocks_are_followed_as_single_elements_are(
 # -- several carriers of one range ----------------------------------------------------------------------------------
 
 
-def mapped(units: int) -> ElementMap:
+def mapped(units: int, device: torch.device = CPU) -> ElementMap:
     """One tensor of BF16 that is served as it is."""
     spec = TensorSpec("one", "BF16", (units,))
     copies = StridedBytes.of([ElementCopy(0, 0, 0, 0, 2, (units,), (2,), (2,))])
-    return ElementMap([PlacedTensor(spec, 0, 0, spec.nbytes)], [spec], copies, CPU)
+    return ElementMap([PlacedTensor(spec, 0, 0, spec.nbytes)], [spec], copies, device)
 
 
 def carrying(name: str, low: int, high: int, places: Sequence[int]) -> tuple[Carrier, torch.Tensor]:
