@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks._gpu_worker import GpuMemory, Peer, run_worker
 from benchmarks._models import Shapes, size
 from benchmarks._row import Row
-from benchmarks._trainer import Timed, run_trainer
+from benchmarks._trainer import Timed, milliseconds, run_trainer
 
 AUTO = "auto"
 console = Console(stderr=True)
@@ -76,14 +76,11 @@ class Brought:
     @property
     def says(self) -> str:
         last = self.then[-1]
-        phases = ", ".join(
-            f"{name} {milliseconds(seconds)}" for name, seconds in last.phases.items() if seconds > 0.0005
-        )
         held = median(timed.held for timed in self.then)
         return (
             f"{milliseconds(self.wall)}, limit {milliseconds(self.limit)}; held {milliseconds(held)}; "
-            f"first {milliseconds(self.first.wall)}, held {milliseconds(self.first.held)}; "
-            f"{self.extra / (1 << 30):.2f} GiB of GPU memory; {', '.join(set(last.ways))}: {phases}; run was "
+            f"first {milliseconds(self.first.wall)}, held {milliseconds(self.first.held)} ({self.first.said}); "
+            f"{self.extra / (1 << 30):.2f} GiB of GPU memory; {', '.join(set(last.ways))}: {last.said}; run was "
             f"predicted as {milliseconds(last.predicted)}"
         )
 
@@ -191,7 +188,3 @@ def trainers_of(situation: Situation, device: str, transport: str, version: int)
 
 def _place(device: str, gpu: int) -> str:
     return "cpu" if device == "cpu" else f"{device}:{gpu}"
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms"

@@ -36,6 +36,11 @@ class Timed:
     predicted: float
     ways: tuple[str, ...]
 
+    @property
+    def said(self) -> str:
+        """Its phases, in words."""
+        return ", ".join(f"{name} {milliseconds(each)}" for name, each in self.phases.items() if each > 0.0005)
+
 
 def run_trainer(rank: int, size: int, device: str, pipe: Connection) -> None:
     """One rank: it has its part of a version on its device, or on the host, and brings it to sinks as it is told."""
@@ -180,3 +185,7 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms"

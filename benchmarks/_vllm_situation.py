@@ -17,8 +17,8 @@ import torch
 from benchmarks._gpu_worker import ParentPeer, Peer
 from benchmarks._models import Shapes
 from benchmarks._row import Row
-from benchmarks._situation import Brought, ask_all, console, links, milliseconds
-from benchmarks._trainer import Timed, run_trainer
+from benchmarks._situation import Brought, ask_all, console, links
+from benchmarks._trainer import Timed, milliseconds, run_trainer
 from benchmarks._vllm_engine import names_of, start
 from benchmarks._weighted_sums import weighted_sum
 from ckpt_transport import ask_version

@@ -28,8 +28,9 @@ from rich.console import Console
 from benchmarks import _checkpoint_engine
 from benchmarks._models import Shapes, size
 from benchmarks._report import Row, report
-from benchmarks._situation import Brought, Situation, brought, milliseconds, workers_of
+from benchmarks._situation import Brought, Situation, brought, workers_of
 from benchmarks._slices import run_rank
+from benchmarks._trainer import milliseconds
 from benchmarks.end_to_end import Device
 from benchmarks.seed_table import GLM, REPLAY_SECONDS
 from ckpt_transport.planning import Settings, plan

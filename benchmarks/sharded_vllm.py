@@ -30,8 +30,8 @@ from benchmarks._gpu_worker import ParentPeer, Peer
 from benchmarks._models import BF16_BYTES, Shapes, size
 from benchmarks._placed_values import load_whole
 from benchmarks._report import Row, report
-from benchmarks._situation import ask_all, console, milliseconds
-from benchmarks._trainer import Timed
+from benchmarks._situation import ask_all, console
+from benchmarks._trainer import Timed, milliseconds
 from benchmarks._vllm_situation import run_engine
 from benchmarks.end_to_end import NARROW, Device
 
@@ -89,10 +89,7 @@ class Updates:
 
     def __str__(self) -> str:
         last = self.timed[-1]
-        phases = ", ".join(
-            f"{name} {milliseconds(seconds)}" for name, seconds in last.phases.items() if seconds > 0.0005
-        )
-        return f"{milliseconds(self.wall)}, held {milliseconds(self.held)}; {', '.join(set(last.ways))}: {phases}"
+        return f"{milliseconds(self.wall)}, held {milliseconds(self.held)}; {', '.join(set(last.ways))}: {last.said}"
 
 
 @dataclass

@@ -26,8 +26,7 @@ from rich.console import Console
 from benchmarks._gpu_worker import Peer, host_to_device
 from benchmarks._models import Shapes, size
 from benchmarks._report import Row, report
-from benchmarks._situation import milliseconds
-from benchmarks._trainer import Timed, run_trainer
+from benchmarks._trainer import Timed, milliseconds, run_trainer
 from benchmarks._vllm_engine import names_of, start
 from benchmarks._vllm_situation import MEMORY_SHARE, SPARED, warm_up, warmed_up
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -11,8 +13,10 @@ from ckpt_transport.memory.fence import fence_on, stream_for
 from ckpt_transport.memory.strided_bytes import StridedBytes
 
 
+@cache
 def compile_kernels(device: torch.device) -> None:
-    """Run on a few bytes what an update runs on ``device``, on a stream of its own. Nothing is done for the host."""
+    """Run on a few bytes what an update runs on ``device``, on a stream of its own, once in this process. Nothing is
+    done for the host."""
     if device.type != "cuda":
         return
     stream = stream_for("warming up", device)

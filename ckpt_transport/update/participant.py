@@ -34,7 +34,7 @@ from ckpt_transport.update.digests import BEFORE, BESIDE
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.known_descriptors import ByRoute
 from ckpt_transport.update.plan_cache import PlanCache
-from ckpt_transport.update.proposed import check_place, check_present, check_tensors, take_deltas
+from ckpt_transport.update.proposed import check_place, check_present, check_tensors, get_ready
 from ckpt_transport.update.received import ReceivedBytes
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
@@ -122,7 +122,7 @@ class Participant:
         check_place(plan, rank, engine)
         if engine is not None:
             check_tensors(plan, engine, self._plans, self._base)
-            take_deltas(plan, engine, staged=bool(staged))
+            get_ready(plan, engine, staged=bool(staged))
             share = None if plan.topology.share_of(rank) is None else engine.share()
             if staged:
                 engine.stage()

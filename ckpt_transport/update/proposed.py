@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.memory import compile_kernels
 from ckpt_transport.planning import ByteRangeSet, Plan, Role
 from ckpt_transport.update.delta_engine import DeltaEngine
 from ckpt_transport.update.expected import brought_of, check_expected
@@ -45,12 +46,14 @@ def check_tensors(plan: Plan, engine: Engine, plans: PlanCache, base: str) -> No
             plans.found_fit(plan, expected)
 
 
-def take_deltas(plan: Plan, engine: Engine, *, staged: bool) -> None:
-    """
+def get_ready(plan: Plan, engine: Engine, *, staged: bool) -> None:
+    """Do what would else be done while requests stand still: have kernels compiled, and take in what a delta is.
+
     Raises:
         PlanMismatchError: a delta comes to an engine that waits for a version, or the other way round.
         DeltaRefusedError: the delta cannot be taken.
     """
+    compile_kernels(engine.device)
     version, deltas = plan.manifest.version, plan.manifest.deltas
     if isinstance(engine, DeltaEngine):
         if not deltas or not staged:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from ckpt_transport import Config, ParameterServer
 from ckpt_transport.memory import compile_kernels, copy_table, has_copy_tables
+from ckpt_transport_torch import attach
+from ckpt_transport_torch.engine import TorchEngine
+from tests.patience import PATIENT
 
 GPU = torch.device("cuda", 0)
 
 
 def test_given_a_gpu_that_has_warmed_up_then_its_kernels_are_compiled() -> None:
     copy_table._launch_of.cache_clear()
+    compile_kernels.cache_clear()
     compile_kernels(GPU)
     if has_copy_tables(GPU):
         assert copy_table._launch_of(False, GPU).compiled is not None
+
+
+def test_given_an_engine_that_was_not_warmed_up_then_kernels_are_compiled_before_requests_stand_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy_table._launch_of.cache_clear()
+    compile_kernels.cache_clear()
+    module = torch.nn.Linear(64, 64, device=GPU)
+    new = {name: torch.randn_like(tensor) for name, tensor in module.state_dict().items()}
+    compiled: list[bool] = []
+    hold = TorchEngine.hold
+
+    def look_and_hold(engine: TorchEngine) -> int:
+        compiled.append(copy_table._launch_of(False, GPU).compiled is not None)
+        return hold(engine)
+
+    monkeypatch.setattr(TorchEngine, "hold", look_and_hold)
+    with attach(module) as attachment, ParameterServer(Config.load(**PATIENT)) as server:
+        server.publish("step-1", new, [attachment.address])
+    assert compiled == [has_copy_tables(GPU)]
+    assert all(torch.equal(tensor, new[name]) for name, tensor in module.state_dict().items())
