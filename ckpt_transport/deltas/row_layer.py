@@ -168,4 +168,6 @@ def _holding(lows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """For each position the last row that begins at or before it; the first row for what comes before all."""
     bounds = torch.searchsorted(positions, lows[1:])
     times = torch.diff(bounds, prepend=bounds.new_zeros(1), append=bounds.new_full((1,), len(positions)))
+    if times.is_cpu:  # torch has several cores repeat, however few there are
+        return torch.from_numpy(np.repeat(np.arange(len(times)), times.numpy()))
     return torch.repeat_interleave(times, output_size=len(positions))
