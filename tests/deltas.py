@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 
 import torch
+from msgspec import structs
 
 from ckpt_transport import Engine, LoadedBucket, Report, dtypes
 from ckpt_transport.deltas import encode
@@ -86,13 +87,29 @@ def staged(
     engine: Engine, delta: Delta, brought: Tensors, maps: ElementMaps | None = None, budget: int = PLENTY
 ) -> DeltaEngine:
     """Have an engine take a delta up to where it would be exchanged."""
+    return staged_of_sources(engine, [(delta, brought)], maps, budget)
+
+
+def staged_of_sources(
+    engine: Engine,
+    sources: Sequence[tuple[Delta, Tensors]],
+    maps: ElementMaps | None = None,
+    budget: int = PLENTY,
+) -> DeltaEngine:
+    """The same of a delta of each source; its carriers are named after it."""
+    deltas: list[Delta] = []
+    brought: dict[str, torch.Tensor] = {}
+    for number, (delta, own) in enumerate(sources):
+        carriers = tuple(structs.replace(each, name=f"{number}-{each.name}") for each in delta.carriers)
+        deltas.append(structs.replace(delta, carriers=carriers))
+        brought |= {f"{number}-{name}": raw for name, raw in own.items()}
     engine.begin()
-    taking = DeltaEngine(engine, delta.base, ElementMaps() if maps is None else maps)
+    taking = DeltaEngine(engine, deltas[0].base, ElementMaps() if maps is None else maps)
     if reason := taking.can_stage(budget):
         raise AssertionError(reason)
     taking.stage()
     specs = [spec_of(name, tensor) for name, tensor in brought.items()]
-    taking.take((delta,), specs)
+    taking.take(deltas, specs)
     taking.prepare(specs, None)
     for spec, raw in zip(specs, brought.values(), strict=True):
         for low, high in ((0, spec.nbytes // 2), (spec.nbytes // 2, spec.nbytes)):

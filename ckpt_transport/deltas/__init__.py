@@ -34,6 +34,7 @@ from ckpt_transport.deltas.host_exchange import Changes as Changes
 from ckpt_transport.deltas.host_exchange import HostExchange as HostExchange
 from ckpt_transport.deltas.row_layer import Located as Located
 from ckpt_transport.deltas.sections import UNIT_DTYPES as UNIT_DTYPES
+from ckpt_transport.deltas.served_spans import go_apart as go_apart
 from ckpt_transport.deltas.whole_tensors import VersionRanges as VersionRanges
 from ckpt_transport.deltas.whole_tensors import cut as cut
 from ckpt_transport.deltas.whole_tensors import find_what_is_sent as find_what_is_sent

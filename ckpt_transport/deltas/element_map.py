@@ -13,6 +13,7 @@ from ckpt_transport.deltas.carriers import DeltaRange
 from ckpt_transport.deltas.copied_rows import Numbers, apart, rows_of
 from ckpt_transport.deltas.host_elements import HostElements
 from ckpt_transport.deltas.row_layer import Layer, Located, NearRows
+from ckpt_transport.deltas.served_spans import ServedSpans
 from ckpt_transport.memory import StridedBytes
 from ckpt_transport.planning import Carrier, PlacedTensor, TensorSpec
 
@@ -67,6 +68,10 @@ class ElementMap:
         lows = np.where(known, origins, starts[-1])
         highs = np.where(known, np.minimum(origins + nbytes, starts[extents + 1]), starts[-1])
         return origins, [layer.near(lows, highs) for layer in self._layers]
+
+    def spans(self, bases: Numbers) -> ServedSpans:
+        """Where elements may go, when the served tensors have these addresses."""
+        return ServedSpans.of([layer.rows for layer in self._layers], bases)
 
     def locate_on_host(self, where: Carrier | DeltaRange, some: SomeBlocks, bases: Numbers) -> list[HostElements]:
         """Find elements of a range in host memory. One that goes to several places has a value for each.

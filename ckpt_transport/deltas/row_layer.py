@@ -53,10 +53,14 @@ class NearRows(NamedTuple):
 
 
 class Layer:
-    """Rows that lie apart from each other, where they are looked up."""
+    """Rows that lie apart from each other, where they are looked up.
+
+    Attributes:
+        rows: these.
+    """
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
-        self._rows = rows
+        self.rows = rows
         self._depth = (rows.counts > 1).sum(axis=1)
         count, dimensions = rows.counts.shape
         self._table = put(np.concatenate([np.ravel(column.T) for column in rows]), device)
@@ -65,10 +69,10 @@ class Layer:
 
     def near(self, lows: Numbers, highs: Numbers) -> NearRows:
         """The rows that hold something between a low position and a high one, of several."""
-        first = np.searchsorted(self._rows.high, lows, side="right")
-        last = np.maximum(np.searchsorted(self._rows.low, highs, side="left"), first)
+        first = np.searchsorted(self.rows.high, lows, side="right")
+        last = np.maximum(np.searchsorted(self.rows.low, highs, side="left"), first)
         most = np.maximum.reduceat(np.append(self._depth, 0), np.stack([first, last], axis=1).ravel())[::2]
-        count, dimensions = self._rows.counts.shape
+        count, dimensions = self.rows.counts.shape
         return NearRows(self._table, count, dimensions, first, last, np.where(first < last, most, 0))
 
     def locate(
@@ -82,8 +86,8 @@ class Layer:
             start: the position from which these are counted.
             unit: bytes of an element.
         """
-        first = int(np.searchsorted(self._rows.high, low, side="right"))
-        last = int(np.searchsorted(self._rows.low, high, side="left"))
+        first = int(np.searchsorted(self.rows.high, low, side="right"))
+        last = int(np.searchsorted(self.rows.low, high, side="left"))
         if first >= last:
             return None
         lows, highs, begins, target, write, run, counts, reads, writes = (
@@ -124,21 +128,21 @@ class Layer:
         """
         origin = offset + some.first * unit
         low, high = origin + int(some.places[0]) * unit, min(origin + (int(some.places[-1]) + 1) * unit, end)
-        first = int(np.searchsorted(self._rows.high, low, side="right"))
-        last = int(np.searchsorted(self._rows.low, high, side="left"))
+        first = int(np.searchsorted(self.rows.high, low, side="right"))
+        last = int(np.searchsorted(self.rows.low, high, side="left"))
         if (last - first) * ELEMENTS_OF_A_ROW > len(some.places) + FEW_ROWS * ELEMENTS_OF_A_ROW:
             yield from self._by_elements(origin, end, some, unit, bases)
             return
         for number in range(first, last):
             begin, until = (
-                -(-(int(self._rows.low[number]) - origin) // unit),
-                (int(self._rows.high[number]) - origin) // unit,
+                -(-(int(self.rows.low[number]) - origin) // unit),
+                (int(self.rows.high[number]) - origin) // unit,
             )
             these = slice(_before(some.places, begin), _before(some.places, until))
             if these.start >= these.stop:
                 continue
             part = SomeBlocks(some.first, some.places[these], some.values[these])
-            row = HostRow.of(self._rows, number)
+            row = HostRow.of(self.rows, number)
             if not row.counts:
                 start = int(bases[row.target]) + row.write + origin - row.begin
                 yield HostElements(start, unit, part.places, part.values)

@@ -17,6 +17,7 @@ from ckpt_transport.deltas import (
     each_once,
     each_once_on_host,
     exchange_each,
+    go_apart,
     locate_on_device,
     locate_on_host,
     of_one_range,
@@ -190,7 +191,7 @@ class DeltaEngine(Engine):
                 continue
             part = self._raw[piece.spec.name][piece.offset : piece.offset + piece.raw.numel()]
             if part.is_cuda:
-                part.copy_(piece.raw)
+                part.copy_(piece.raw, non_blocking=True)
             else:
                 copy_bytes(part, piece.raw)
                 self._has_come(piece.spec.name, piece.raw.numel())
@@ -243,7 +244,10 @@ class DeltaEngine(Engine):
     def _finish_on_device(self) -> None:
         groups = [(self._known[delta], carriers) for delta, carriers in self._groups]
         found = locate_on_device(groups, self._raw, self._bases)
-        for unit, (addresses, values) in (each_once(found) if len(self._deltas) > 1 else found).items():
+        bases = np.array(self._place[1], np.int64)
+        if not go_apart([known.spans(bases) for known in self._known]):
+            found = each_once(found)
+        for unit, (addresses, values) in found.items():
             self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
 
     def _look_at(self, elements: ServedElements) -> None:

@@ -13,7 +13,7 @@ from ckpt_transport.engine import digest_of_served
 from ckpt_transport.errors import CheckpointError, PlanMismatchError
 from ckpt_transport.memory.launch import has_kernels
 from ckpt_transport_torch import TorchEngine
-from tests.deltas import delta_of, exchanged, staged
+from tests.deltas import delta_of, exchanged, staged, staged_of_sources
 from tests.located import BASES, by_kernels, loaded, on_host
 from tests.unit.deltas.test_host_carriers import HOWS, carrying, mapped
 
@@ -38,6 +38,23 @@ def test_given_a_module_on_a_gpu_when_a_delta_is_exchanged_twice_then_both_versi
     taking.restore()
     exchanged(taking)
     assert all(torch.equal(tensor.cpu(), old[name]) for name, tensor in module.state_dict().items())
+
+
+@needs_kernels
+@pytest.mark.parametrize("replicas", [False, True])
+def test_given_two_sources_when_their_deltas_are_exchanged_then_a_gpu_serves_what_both_bring(replicas: bool) -> None:
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(512, 384), torch.nn.Linear(384, 96)).to(GPU, torch.bfloat16)
+    old = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+    new = {name: tensor.clone() for name, tensor in old.items()}
+    for tensor in new.values():
+        tensor.view(-1).view(torch.int16)[::37] ^= 1
+    of_each = [{name: new[name] for name in new if replicas or name.startswith(each)} for each in ("0", "1")]
+    sources = [delta_of("v1", {name: old[name] for name in own}, own) for own in of_each]
+    taking = staged_of_sources(TorchEngine(module), sources)
+    exchanged(taking)
+    assert all(torch.equal(tensor.cpu(), new[name]) for name, tensor in module.state_dict().items())
+    assert taking.count == sum(int((new[name] != old[name]).sum()) for name in new)
 
 
 @needs_kernels
