@@ -39,6 +39,9 @@ class ElementExchange:
         if device.type == "cpu":
             parts = [HostElements.at(addresses.numpy(), values.numpy())] if len(values) else []
             self._host = HostExchange(parts)
+        elif len(values):
+            with torch.cuda.device(device):
+                compile_exchange(addresses, values)
         self._addresses, self._values, self._device = addresses, values, device
         self.nbytes, self.count = addresses.nbytes + values.nbytes, len(values)
 
@@ -87,6 +90,11 @@ def exchange_by_kernel(addresses: torch.Tensor, values: torch.Tensor) -> None:
     """Enqueue the exchange on the current stream of the device, which is the current one."""
     programs = -(-len(values) // BLOCK)
     _kernel_on(values.device, values.dtype)(programs, addresses, values, len(values))
+
+
+def compile_exchange(addresses: torch.Tensor, values: torch.Tensor) -> None:
+    """Have the kernel compiled, if it is not, and exchange nothing: requests should not be held for that."""
+    _kernel_on(values.device, values.dtype)(1, addresses, values, 0)
 
 
 @cache

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ckpt_transport.deltas import UNIT_DTYPES
-from ckpt_transport.deltas.element_exchange import BLOCK, exchange_by_kernel
+from ckpt_transport.deltas.element_exchange import BLOCK, compile_exchange, exchange_by_kernel
 
 
 @pytest.mark.parametrize("unit", UNIT_DTYPES)
@@ -17,6 +17,9 @@ def test_given_elements_of_two_tensors_when_they_are_exchanged_twice_then_all_is
     places = torch.randperm(3 * count)[: count - 9].sort().values, torch.arange(5, 14)
     addresses = torch.cat([memory.data_ptr() + unit * each for memory, each in zip(memories, places, strict=True)])
     before, brought = [memory.clone() for memory in memories], values.clone()
+    compile_exchange(addresses, values)
+    assert all(map(torch.equal, memories, before))
+    assert torch.equal(values, brought)
     exchange_by_kernel(addresses, values)
     served = torch.cat([memory[each] for memory, each in zip(memories, places, strict=True)])
     kept = torch.cat([memory[each] for memory, each in zip(before, places, strict=True)])
