@@ -23,9 +23,8 @@ CHOICES = 8
 GREEDY = transformers.GenerationConfig(do_sample=False, eos_token_id=127, pad_token_id=0)
 
 
-def model(version: int) -> Any:
-    """A tiny model whose head is tied to its embeddings."""
-    torch.manual_seed(version)
+def empty() -> Any:
+    """A tiny model whose head is tied to its embeddings, with any weights."""
     shape = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "initializer_range": 0.3}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, **heads)).eval()
@@ -33,8 +32,16 @@ def model(version: int) -> Any:
 
 @cache
 def weights(version: int) -> Mapping[str, torch.Tensor]:
-    state: Mapping[str, torch.Tensor] = model(version).state_dict()
+    """Made when no loop of batches runs, which takes random numbers from where these come from."""
+    torch.manual_seed(version)
+    state: Mapping[str, torch.Tensor] = empty().state_dict()
     return state
+
+
+def model(version: int) -> Any:
+    made = empty()
+    made.load_state_dict(weights(version))
+    return made
 
 
 def likeliest(served: Any) -> tuple[int, ...]:
@@ -52,7 +59,7 @@ class TransformersUnderTest(EngineUnderTest):
     """A model that is called by several threads at once."""
 
     def __init__(self, config: Config) -> None:
-        self.model = model(1)
+        self.model, _ = model(1), weights(2)
         self.attached = attach(self.model, version="v1", config=config)
         self.sinks = [self.attached.address]
 
