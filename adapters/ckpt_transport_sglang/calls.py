@@ -23,9 +23,11 @@ def answer(manager: Any, call: str) -> Any:
     """
     from sglang.srt.managers.io_struct import CheckWeightsReqOutput
 
-    mine = _carried_out(manager.scheduler, call)
-    answers: list[dict[str, str]] = [{}] * torch.distributed.get_world_size(manager.tp_cpu_group)
-    torch.distributed.all_gather_object(answers, mine, group=manager.tp_cpu_group)
+    answers = [_carried_out(manager.scheduler, call)]
+    ranks = torch.distributed.get_world_size(manager.tp_cpu_group)
+    if ranks > 1:
+        mine, answers = answers[0], answers * ranks
+        torch.distributed.all_gather_object(answers, mine, group=manager.tp_cpu_group)
     return CheckWeightsReqOutput(success=True, message=json.dumps(answers))
 
 

@@ -5,6 +5,7 @@ SGLang calls :func:`register` in each of its processes, by the entry point group
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ SCHEDULER = "sglang.srt.managers.scheduler"
 CHECK_WEIGHTS = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager.check_weights"
 FRONTEND = "sglang.srt.managers.tokenizer_control_mixin"
 ASK_RANKS = f"{FRONTEND}.TokenizerControlMixin.check_weights"
+MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+PAUSE, GO_ON = f"{MANAGER}.pause_generation", f"{MANAGER}.continue_generation"
 CALL = "ckpt_transport:"
 """How an action begins that is ours, of those that the route ``/weights_checker`` takes to every scheduler."""
 
@@ -29,6 +32,8 @@ def register() -> None:
         HookRegistry.register(CHECK_WEIGHTS, check_weights, HookType.AROUND)
     if FRONTEND in sys.modules or multiprocessing.parent_process() is None:
         HookRegistry.register(ASK_RANKS, ask_ranks, HookType.AROUND)
+        HookRegistry.register(PAUSE, functools.partial(noted, True), HookType.AROUND)
+        HookRegistry.register(GO_ON, functools.partial(noted, False), HookType.AROUND)
 
 
 def check_weights(original: Callable[..., Any], manager: Any, asked: Any) -> Any:
@@ -47,3 +52,11 @@ async def ask_ranks(original: Callable[..., Any], manager: Any, asked: Any, requ
     from ckpt_transport_sglang.frontend import answer
 
     return await answer(original, manager, asked, request)
+
+
+async def noted(pauses: bool, original: Callable[..., Any], manager: Any, asked: Any) -> Any:
+    """Note who pauses the engine, or has it go on, and let SGLang do that."""
+    from ckpt_transport_sglang.pause_owners import PauseOwners
+
+    PauseOwners.of(manager).note(asked, pauses)
+    return await original(manager, asked)

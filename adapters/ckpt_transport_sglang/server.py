@@ -7,11 +7,12 @@ from http import HTTPStatus
 
 from ckpt_transport import EngineError
 from ckpt_transport.spi import NO_PAUSE, HttpEngine
-from ckpt_transport_sglang.frontend import HELD, YES
+from ckpt_transport_sglang.frontend import BY_OTHERS, FRONT, HELD, YES
+from ckpt_transport_sglang.pause_owners import ABORT, IN_PLACE
 from ckpt_transport_sglang.plugin import CALL
 
-ABORT, RETRACT = "abort", "retract"
-MODES = {"keep": "in_place", RETRACT: RETRACT, ABORT: ABORT}
+RETRACT = "retract"
+MODES = {"keep": IN_PLACE, RETRACT: RETRACT, ABORT: ABORT}
 """SGLang's words for what becomes of running requests, by ours."""
 CALL_SECONDS = 60.0
 PLUGIN_CURE = "install ckpt-transport into the environment of SGLang, which finds it by itself, and start it again"
@@ -28,8 +29,6 @@ class SglangServer(HttpEngine):
     route_hint = "is it SGLang, of a release that docs/how-to/update-sglang-live.md names?"
     pause_modes = (*MODES, NO_PAUSE)
     _world_size = 0
-    _has_front = False
-    """Whether the last attach came by the module ``frontend``."""
 
     def _why_unhealthy(self, status: int) -> str:
         """One that is paused serves, as far as an update is concerned; one that still starts does not."""
@@ -56,24 +55,26 @@ class SglangServer(HttpEngine):
         return f"POST {{}} to {self.url}/continue_generation when it may serve"
 
     def pause(self, mode: str, timeout: float) -> None:
-        """Hold requests. SGLang answers before its schedulers have heard of it, so these are asked.
-
-        The scheduler does not notice ``abort``, which ends its requests and keeps others out, and is paused as well.
-        """
-        if self._has_front and mode != ABORT:
-            described = self.call_ranks("pause", timeout, mode=MODES[mode])[0]
+        """Hold requests. SGLang answers before its schedulers have heard of it, so these are asked."""
+        if self.tells_pauses_apart:
+            described = self._call_front("pause", timeout, mode=MODES[mode])
+            if self.paused_by_others:
+                return
         else:
-            for each in (MODES[mode],) if mode != ABORT else (ABORT, MODES["keep"]):
+            for each in (MODES[mode],) if mode != ABORT else (ABORT, IN_PLACE):
                 self._call("POST", "/pause_generation", json={"mode": each}, timeout=timeout)
             described = self._describe(timeout)
         if not described["paused"]:
             raise EngineError(f"{self.url} was asked to pause, and somebody has ended that; update again")
 
     def resume(self) -> None:
-        self._call("POST", "/continue_generation", json={"torch_empty_cache": False})
+        if self.tells_pauses_apart:
+            self._call_front("resume")
+        else:
+            self._call("POST", "/continue_generation", json={"torch_empty_cache": False})
 
     def renew(self, version: str) -> bool:
-        return self._serve(version, "") if self._has_front else super().renew(version)
+        return self._serve(version, "") if self.tells_pauses_apart else super().renew(version)
 
     def renew_and_resume(self, version: str) -> bool:
         """As :meth:`renew`, and serve requests again when all of it is done; whether they were held until then.
@@ -81,14 +82,20 @@ class SglangServer(HttpEngine):
         Raises:
             EngineError: a rank could not do its part, and requests stay held.
         """
-        if self._has_front:
+        if self.tells_pauses_apart:
             return self._serve(version, YES)
         held = self.renew(version)
         self.resume()
         return held
 
     def _serve(self, version: str, resume: str) -> bool:
-        return bool(self.call_ranks("serve", version=version, resume=resume)[0][HELD])
+        return bool(self._call_front("serve", version=version, resume=resume)[HELD])
+
+    def _call_front(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> dict[str, str]:
+        """Call what the module ``frontend`` answers."""
+        told = self.call_ranks(name, timeout, **given)[0]
+        self.paused_by_others = bool(told[BY_OTHERS])
+        return told
 
     def label(self, version: str) -> None:
         self._call("POST", "/update_weight_version", json={"new_version": version, "abort_all_requests": False})
@@ -100,7 +107,7 @@ class SglangServer(HttpEngine):
     def attach(self, host: str) -> list[str]:
         """Have every rank open a sink that is reached from ``host``; their addresses by rank."""
         answers = self.call_ranks("attach", host=host, engine=self.url)
-        self._world_size, self._has_front = int(answers[0]["world_size"]), bool(answers[0].get("front"))
+        self._world_size, self.tells_pauses_apart = int(answers[0]["world_size"]), bool(answers[0].get(FRONT))
         return [answer["address"] for answer in answers]
 
     def call_ranks(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> list[dict[str, str]]:

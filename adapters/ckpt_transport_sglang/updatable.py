@@ -49,15 +49,14 @@ class Updatable:
         """
         return self._model.described()
 
-    def attach(self, host: str, engine: str, front: str = "") -> dict[str, str]:
+    def attach(self, host: str, engine: str) -> dict[str, str]:
         """Have a sink that the caller can reach, and make way for the update that follows.
 
         Args:
             host: where the caller runs; the sink listens on a UNIX socket when that is here.
             engine: a name that all ranks of this engine are given, and no other's.
-            front: what the module ``frontend`` says, where it is.
 
-        Returns: the ``address`` of the sink and its ``label``, the ``world_size`` of the engine, and ``front``.
+        Returns: the ``address`` of the sink and its ``label``, and the ``world_size`` of the engine.
         """
         before, described = self._sink, self._model.described()
 
@@ -74,7 +73,6 @@ class Updatable:
             "address": self._sink.address,
             "label": self._sink.label,
             "world_size": described["world_size"],
-            "front": front,
         }
 
     def renew(self, version: str) -> dict[str, str]:

@@ -83,25 +83,32 @@ def swift(**settings: Any) -> Config:
     return Config.load(**wanted)
 
 
-class BusyDriver(SglangDriver):
-    """Drives a server to which something happens before it is paused."""
+Happens = Callable[[], object]
 
-    def __init__(self, engine: SglangServer, config: Config, pause: str, happens: Callable[[], object]) -> None:
+
+class BusyDriver(SglangDriver):
+    """Drives a server to which something happens before it is paused, and when it is."""
+
+    def __init__(
+        self, engine: SglangServer, config: Config, pause: str, happens: Happens, when_paused: Happens
+    ) -> None:
         super().__init__(engine, config, pause)
-        self._happens = happens
+        self._happens, self._when_paused = happens, when_paused
 
     def pause(self) -> None:
         self._happens()
         super().pause()
+        self._when_paused()
 
 
 class BusyFleet(SglangFleet):
-    """Servers to which something happens before they are paused."""
+    """Servers to which something happens before they are paused, and when they are."""
 
-    happens: Callable[[], object]
+    happens: Happens
+    when_paused: Happens
 
     def _driver_for(self, engine: SglangServer) -> SglangDriver:
-        return BusyDriver(engine, self._config, self._pause, self.happens)
+        return BusyDriver(engine, self._config, self._pause, self.happens, self.when_paused)
 
 
 def nothing() -> None:
@@ -114,13 +121,14 @@ def update(
     version: str,
     *,
     pause: str = "keep",
-    happens: Callable[[], object] = nothing,
+    happens: Happens = nothing,
+    when_paused: Happens = nothing,
     **settings: Any,
 ) -> FleetReport:
-    """Update once, as a program would that then ends. Before servers are paused, something happens."""
+    """Update once, as a program would that then ends. Things happen before servers are paused, and when they are."""
     config = swift(**settings, **_key_of(replicas))
     with ParameterServer(config) as server, BusyFleet([each.url for each in replicas], config, pause) as fleet:
-        fleet.happens = happens
+        fleet.happens, fleet.when_paused = happens, when_paused
         server.register(version, directory=checkpoint)
         done = fleet.update(server, version)
         assert done is not None

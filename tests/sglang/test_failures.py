@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -35,7 +36,7 @@ def first(replica: Replica) -> Answers:
     return replica.answers()
 
 
-def test_given_an_engine_that_is_known_then_it_is_paused_and_serves_again_by_one_request_each(
+def test_given_an_engine_that_is_known_then_it_is_found_paused_and_serves_again_by_one_request_each(
     replica: Replica, first: Answers
 ) -> None:
     asked: list[str] = []
@@ -50,7 +51,7 @@ def test_given_an_engine_that_is_known_then_it_is_paused_and_serves_again_by_one
         for engine in fleet._engines:
             engine._client.event_hooks["request"].append(note)
         fleet.update(server, "one")
-    assert sorted(asked) == ["GET /ready"] * 2 + ["POST /weights_checker"] * 3
+    assert asked == ["POST /weights_checker"] * 3, "sinks are found, requests held, and requests served again"
     assert not replica.is_paused()
     assert replica.answers() == first
 
@@ -106,6 +107,76 @@ def test_given_a_server_that_is_resumed_by_hand_during_an_update_then_the_report
     (problem,) = done.problems
     assert problem.startswith(f"{replica.url} was resumed by others while it was paused for an update")
     assert replica.answers() == first
+
+
+@pytest.mark.parametrize("mode", ["in_place", "retract", "abort"])
+def test_given_a_server_that_is_paused_by_hand_during_an_update_then_it_has_the_version_and_stays_paused(
+    replica: Replica, first: Answers, mode: str
+) -> None:
+    def pause(moved: int, total: int) -> None:
+        replica.ask("POST", "/pause_generation", {"mode": mode}, PATIENCE)
+
+    update([replica], replica.checkpoint(2), "two")
+    config = swift()
+    with ParameterServer(config) as server, SglangFleet([replica.url], config) as fleet:
+        server.register("one", directory=replica.checkpoint(1))
+        done = fleet.update(server, "one", progress=pause)
+        assert done is not None
+        (problem,) = done.problems
+        assert problem.startswith(f"{replica.url} is left paused, as others have asked of it")
+        assert replica.is_paused()
+        again = fleet.update(server, "one")
+        assert again is not None
+        assert again.problems == (problem,), "the next update does not end it, either"
+    assert replica.is_paused()
+    replica.ask("POST", "/continue_generation", {})
+    assert (replica.answers(), replica.version()) == (first, "one")
+
+
+def test_given_an_update_that_fails_when_somebody_has_paused_beside_it_then_that_pause_is_not_ended(
+    replica: Replica, first: Answers
+) -> None:
+    """Nothing was written yet; the pause of the update is ended, and the other one goes on."""
+    update([replica], replica.checkpoint(1), "one")
+    with pytest.raises(CkptTransportError, match="nobody goes on") as raised:
+        update([replica], replica.checkpoint(2), "two", when_paused=functools.partial(pause_and_fail, replica))
+    assert any(note.startswith(f"{replica.url} is left paused, as others") for note in raised.value.__notes__)
+    assert replica.is_paused()
+    replica.ask("POST", "/continue_generation", {})
+    assert (replica.answers(), replica.version()) == (first, "one")
+
+
+def pause_and_fail(replica: Replica) -> None:
+    replica.ask("POST", "/pause_generation", {"mode": "in_place"})
+    raise EngineError("nobody goes on")
+
+
+def test_given_weights_whose_memory_was_given_back_then_an_update_is_refused_until_they_are_there_again(
+    replica: Replica, first: Answers
+) -> None:
+    """SGLang on a CPU keeps the memory, and knows that it was asked to give it back."""
+    update([replica], replica.checkpoint(1), "one")
+    replica.ask("POST", "/release_memory_occupation", {})
+    with pytest.raises(
+        CkptTransportError, match="given back the memory of its weights; POST /resume_memory_occupation"
+    ):
+        update([replica], replica.checkpoint(2), "two")
+    assert not replica.is_paused()
+    replica.ask("POST", "/resume_memory_occupation", {})
+    assert (replica.answers(), replica.version()) == (first, "one")
+
+
+def test_given_a_cache_whose_memory_was_given_back_then_an_update_comes_and_is_served_when_it_is_there_again(
+    replica: Replica, first: Answers
+) -> None:
+    """So do trainers on the same GPU: weights wake up, are updated, and then the cache does."""
+    second, again = replica.loaded_by_itself(2), replica.loaded_by_itself(1)
+    assert again == first != second
+    replica.ask("POST", "/release_memory_occupation", {})
+    replica.ask("POST", "/resume_memory_occupation", {"tags": ["weights"]})
+    assert update([replica], replica.checkpoint(2), "two").problems == ()
+    replica.ask("POST", "/resume_memory_occupation", {"tags": ["kv_cache", "cuda_graph"]})
+    assert (replica.answers(), replica.version()) == (second, "two")
 
 
 def test_given_an_engine_that_dies_when_it_is_to_be_paused_then_it_is_named_and_the_others_serve_on(

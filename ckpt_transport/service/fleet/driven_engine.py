@@ -13,10 +13,15 @@ class DrivenEngine(ABC):
         name: what people call it, as its URL; no other engine has it.
         pause_modes: what may become of running requests. The first mode is ``keep``, which loses none of them. It is
             also that of an engine whose weights are a mix, and of commands that ask for no other.
+        tells_pauses_apart: whether it knows the pause of an update from that of others. Then :meth:`pause` leaves an
+            engine that others have paused as it is, :meth:`resume` ends the pause of an update only, and both say what
+            they have found by ``paused_by_others``.
+        paused_by_others: whether others hold requests, too, as of the last time that it was asked.
     """
 
     name: str
     pause_modes: tuple[str, ...] = ("keep",)
+    tells_pauses_apart = paused_by_others = False
 
     @abstractmethod
     def wait(self, timeout: float) -> None:

@@ -83,7 +83,8 @@ class Driver(ABC, Generic[EngineT]):
         An engine that others have paused is left as it is: its requests are held already, and in their mode.
         """
         self._held_since = time.monotonic()
-        self._paused_by_others = not self._paused and self.engine.is_paused()
+        asks_first = self._mode == NO_PAUSE or not self.engine.tells_pauses_apart
+        self._paused_by_others = asks_first and not self._paused and self.engine.is_paused()
         if self._mode != NO_PAUSE and not self._paused_by_others:
             self._pause(self._mode, self._config.update_timeout)
 
@@ -91,6 +92,9 @@ class Driver(ABC, Generic[EngineT]):
         self._own_claim.begin(PAUSE)
         self._paused = True
         self.engine.pause(mode, timeout)
+        if self.engine.paused_by_others:
+            self._own_claim.end(PAUSE)
+            self._paused, self._paused_by_others = False, True
 
     def serve(self, version: str) -> str:
         """All workers have committed: serve requests from the new weights. Returns what keeps the engine from that."""
@@ -154,8 +158,11 @@ class Driver(ABC, Generic[EngineT]):
         return self._why_paused() if held else ""
 
     def _resumed(self, held: bool) -> str:
-        """A pause of this program was ended, until which requests were ``held``; if not, who has ended it before."""
-        told = ""
+        """A pause of this program was ended, until which requests were ``held``.
+
+        Returns: that others have ended it before, or why requests are held still; else nothing.
+        """
+        told = self._why_paused() if self.engine.paused_by_others else ""
         if not held:
             told = (
                 f"{self.engine.name} was resumed by others while it was paused for an update, so that requests "
@@ -168,10 +175,7 @@ class Driver(ABC, Generic[EngineT]):
 
     def _why_paused(self) -> str:
         """Why an engine serves nobody that this program has not paused."""
-        return (
-            f"{self.engine.name} is left paused, as others have asked of it while no update went on: "
-            f"{self.engine.resume_hint}"
-        )
+        return f"{self.engine.name} is left paused, as others have asked of it: {self.engine.resume_hint}"
 
     @abstractmethod
     def warm_up(self) -> None:

@@ -58,7 +58,6 @@ class EngineFleet(ABC, Generic[EngineT]):
         self._drivers: list[Driver[EngineT]] = []
         self._claims = Claims(config)
         self._threads = ThreadPoolExecutor(len(names), "ckpt-transport-fleet")
-        self._beside = ThreadPoolExecutor(len(names), "ckpt-transport-health")
 
     @abstractmethod
     def _driver_for(self, engine: EngineT) -> Driver[EngineT]:
@@ -120,7 +119,7 @@ class EngineFleet(ABC, Generic[EngineT]):
         try:
             try:
                 with _step(steps, "attach"):
-                    self._each(self._drivers, Driver.find if is_first else self._find_beside_health)
+                    self._each(self._drivers, Driver.find if is_first else self._find_again)
                     sinks = [address for driver in self._drivers for address in driver.sinks]
                     version = name(sinks)
                     self._claim(f"{what} to '{version}'")
@@ -185,17 +184,13 @@ class EngineFleet(ABC, Generic[EngineT]):
                 )
             time.sleep(POLL_SECONDS)
 
-    def _find_beside_health(self, driver: Driver[EngineT]) -> None:
+    def _find_again(self, driver: Driver[EngineT]) -> None:
         """Find the sinks of an engine that was healthy in an update before; if that fails, once more when it serves."""
-        serves = self._beside.submit(driver.engine.wait, self._patience)
         try:
             driver.find()
         except EngineError:
-            serves.result()
+            driver.engine.wait(self._patience)
             driver.find()
-        finally:
-            wait([serves])
-        serves.result()
 
     def _find_drivers(self) -> None:
         if not self._drivers:
@@ -238,7 +233,6 @@ class EngineFleet(ABC, Generic[EngineT]):
             for engine in self._engines:
                 engine.close()
             self._threads.shutdown()
-            self._beside.shutdown()
 
         self._call_guard.last(let_go)
 

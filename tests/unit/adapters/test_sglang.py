@@ -18,7 +18,8 @@ from ckpt_transport import ConfigError, EngineError, UnwritableError
 from ckpt_transport_sglang import SglangFleet
 from ckpt_transport_sglang.covered import RELEASES, check_covered
 from ckpt_transport_sglang.engine import SglangEngine
-from ckpt_transport_sglang.frontend import HELD, YES, answer
+from ckpt_transport_sglang.frontend import BY_OTHERS, HELD, YES, answer
+from ckpt_transport_sglang.pause_owners import PauseOwners
 from ckpt_transport_sglang.plugin import CALL
 from ckpt_transport_sglang.scheduler_gate import SchedulerGate
 
@@ -170,7 +171,9 @@ def test_given_an_engine_that_has_given_back_the_memory_of_its_weights_then_an_u
 def test_given_a_rank_that_could_not_do_its_part_then_requests_stay_held_and_nothing_is_named(said: str) -> None:
     """Where all could, the name is the new one; nobody has asked for the end of the pause."""
     named: list[str] = []
-    manager = SimpleNamespace(is_pause=True, _update_weight_version_if_provided=named.append)
+    manager = SimpleNamespace(is_pause=False, _update_weight_version_if_provided=named.append)
+    PauseOwners.of(manager)
+    manager.is_pause = True
 
     async def ask_ranks(*_: Any) -> tuple[bool, str, Any, Any]:
         return True, json.dumps([{"error": ""}, {"error": said}]), None, None
@@ -184,7 +187,7 @@ def test_given_a_rank_that_could_not_do_its_part_then_requests_stay_held_and_not
     done, answers, *_ = asyncio.run(answer(ask_ranks, manager, action, None))
     assert done
     assert [each["error"] for each in json.loads(answers)] == ["", said]
-    assert [each[HELD] for each in json.loads(answers)] == [YES, YES]
+    assert [(each[HELD], each[BY_OTHERS]) for each in json.loads(answers)] == [(YES, "")] * 2
     assert named == ([] if said else ["two"])
 
 
