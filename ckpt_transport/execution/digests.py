@@ -256,7 +256,7 @@ class SinkDigests(_Working):
     def along(self, bucket: Bucket, runs: Runs) -> Along | None:
         number = self._schedule.numbers[bucket.first]
         sample = self._schedule.samples.of(self._schedule.rank, number)
-        divided = None if sample is None or number in self._begun or self._is_short(number) else sample.divided(runs)
+        divided = None if sample is None or number in self._begun or _is_short(sample) else sample.divided(runs)
         if divided is None:
             return super().along(bucket, runs)
         self._begun.add(number)
@@ -282,14 +282,11 @@ class SinkDigests(_Working):
             self._compute(number, sample, runs)
 
     def _compute(self, number: int, sample: AnySample, runs: Runs) -> None:
-        if self._is_short(number) and not runs[0].raw.is_cuda:
+        if _is_short(sample) and not runs[0].raw.is_cuda:
             self._on_host[number] = known(_computed(sample, runs))
             return
         computing = self._on_host[number] = self._workers.submit(_computed, sample, runs)
         computing.add_done_callback(lambda _: self._wake())
-
-    def _is_short(self, number: int) -> bool:
-        return self._plan.buckets[number].nbytes < HANDED_OVER_BYTES
 
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         number = self._schedule.numbers[bucket.first]
@@ -381,7 +378,12 @@ class FirstSinkDigests(SinkDigests):
 
 def _nbytes(due: Due) -> int:
     """How many bytes are compared."""
-    return sum(nbytes for _, nbytes in due[1].parts)
+    return due[1].nbytes
+
+
+def _is_short(sample: AnySample) -> bool:
+    """Whether its digest takes less long than handing it to another thread, however long its bucket is."""
+    return sample.nbytes < HANDED_OVER_BYTES
 
 
 def _computed(sample: AnySample, runs: Runs) -> Digest:

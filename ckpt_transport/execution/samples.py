@@ -72,6 +72,11 @@ class Sample(ABC, Generic[Place]):
     def parts(self) -> Sequence[Part]:
         """Where what is compared starts in the bucket, and its bytes: as few parts as hold all of it, ascending."""
 
+    @cached_property
+    def nbytes(self) -> int:
+        """How many bytes all parts have."""
+        return sum(nbytes for _, nbytes in self.parts)
+
     @property
     @abstractmethod
     def ranges(self) -> Sequence[StridedRange]:

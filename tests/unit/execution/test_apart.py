@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 
 from ckpt_transport.checkpoint.scattered import ExportedTensors
 from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError
-from ckpt_transport.execution import RankSchedule
-from ckpt_transport.memory import Lendable, MemoryKind, Runs
+from ckpt_transport.execution import RankSchedule, SinkDigests
+from ckpt_transport.execution.applies import HANDED_OVER_BYTES
+from ckpt_transport.execution.samples import END_BYTES
+from ckpt_transport.memory import Lendable, MemoryKind, MemoryRun, Runs
 from ckpt_transport.planning import (
     Extent,
     Manifest,
@@ -31,6 +34,7 @@ from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, F
 from ckpt_transport_shm.plugin import ShmTransport
 from tests.unit.execution.fleets import check
 from tests.unit.execution.test_digests import ComparingFleet
+from tests.unit.execution.test_handing_over import digesting
 from tests.unit.worlds import World
 
 SIZES = [1, 255, 4096, 8192, 8193, 100_003, 7, 70_000]
@@ -97,10 +101,10 @@ class ApartFleet(ComparingFleet):
         return {0: self.lent}
 
 
-def apart(bucket_bytes: int = 1 << 14) -> Plan:
+def apart(bucket_bytes: int = 1 << 14, sizes: Sequence[int] = SIZES) -> Plan:
     """A source whose tensors lie apart on a GPU, and two sinks that can read it."""
     placed, offset = [], 0
-    for number, nbytes in enumerate(SIZES):
+    for number, nbytes in enumerate(sizes):
         placed.append(PlacedTensor(TensorSpec(f"t{number}", "U8", (nbytes,)), 0, offset, nbytes))
         offset += -(-nbytes // 256) * 256
     members = (
@@ -121,6 +125,23 @@ def test_given_tensors_that_lie_apart_then_sinks_read_each_where_it_lies_and_all
 ) -> None:
     """Also where a tensor is cut between buckets."""
     check(ApartFleet(apart(bucket_bytes), first=first))
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 0), (HANDED_OVER_BYTES // END_BYTES, 1)])
+def test_given_a_long_bucket_of_a_few_tensors_then_the_digest_of_their_ends_is_computed_where_it_is_applied(
+    count: int, threads: int
+) -> None:
+    """To hand it to another thread takes longer. That of many tensors is handed over."""
+    plan = apart(1 << 30, [2 * HANDED_OVER_BYTES // count] * count)
+    (bucket,) = plan.buckets
+    runs = (MemoryRun(0, torch.zeros(bucket.nbytes, dtype=torch.uint8)),)
+    with Mailbox() as mailbox:
+        channel = RouteControl(mailbox, Group("digests", (1,), 1, ("here",)), {1: mailbox.address})
+        digests = SinkDigests(RankSchedule(plan, 1), channel, "a sink", mailbox.wake)
+        before = digesting()
+        digests.look(bucket, runs)
+        assert len(digesting() - before) == threads
+        digests.close()
 
 
 @pytest.mark.parametrize("where", [0, -1])
