@@ -6,7 +6,7 @@ DTensors are cut as torch cuts them (``torch.distributed.tensor.placement_types`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ def local_part(name: str, value: Any) -> LocalPart | None:
             f"tensor '{name}' is a DTensor whose ranks have summands of it ({value.placements}); give "
             "redistribute(placements=[Replicate()]) of it"
         )
-    local = _local_of(value)
+    (local,) = _here([value])
     check_plain(name, local)
     runs = runs_of(shape, value.device_mesh.shape, coordinate, value.placements)
     copies = any(
@@ -56,10 +56,10 @@ def local_part(name: str, value: Any) -> LocalPart | None:
     return LocalPart(local, runs, copies)
 
 
-def _local_of(value: Any) -> torch.Tensor:
-    with torch.no_grad():  # it is much shorter without a node of autograd
-        local: torch.Tensor = value.to_local()
-    return local.detach()
+def _here(values: Iterable[Any]) -> list[torch.Tensor]:
+    """What this rank has of each: a tensor itself, and of a DTensor its local tensor."""
+    with torch.no_grad():  # without a node of autograd it is much shorter; to switch these off takes as long as a call
+        return [value if type(value) in OWN_KINDS else value.to_local().detach() for value in values]
 
 
 class PlainTensors(NamedTuple):
@@ -80,7 +80,7 @@ def plain_tensors(values: list[Any]) -> PlainTensors | None:
         return PlainTensors(values)
     if not all(issubclass(kind, torch.Tensor) and hasattr(kind, "full_tensor") for kind in others):
         return None
-    here = [value if type(value) in OWN_KINDS else _local_of(value) for value in values]
+    here = _here(values)
     if not OWN_KINDS.issuperset(map(type, here)):
         return None
     return PlainTensors(here, [None if type(value) in OWN_KINDS else _cut(value) for value in values])

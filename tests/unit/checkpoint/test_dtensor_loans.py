@@ -85,3 +85,21 @@ def test_given_shards_again_then_their_cuts_are_compared_and_not_computed(mesh: 
     with Looks() as second:
         store.lend("v2", shards)
     assert sum(second.of_each(100).values()) < sum(first.of_each(100).values()) / 2, (first.counted, second.counted)
+
+
+def test_given_many_shards_then_autograd_is_not_switched_off_for_each(
+    mesh: DeviceMesh, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To do so takes as long as to ask a shard for its elements."""
+    shards = {f"t{number}": cut(torch.ones(4, 3), mesh, Shard(0)) for number in range(100)}
+    store.lend("v1", shards)
+    switched: list[int] = []
+
+    class Counted(torch.no_grad):
+        def __enter__(self) -> None:
+            switched.append(len(switched))
+            super().__enter__()
+
+    monkeypatch.setattr(torch, "no_grad", Counted)
+    store.lend("v2", shards)
+    assert len(switched) < 10
