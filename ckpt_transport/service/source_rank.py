@@ -41,7 +41,8 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states
 from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.coordinator import Coordinator
-from ckpt_transport.update.introduction import NOTHING_ASKED, Introducer
+from ckpt_transport.update.held_manifests import ManifestEncoder
+from ckpt_transport.update.introduction import NOTHING_ASKED, Introducer, shortened
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.phases import PhaseClock
@@ -75,6 +76,7 @@ class SourceRank:
     def __init__(self, world: World, config: Config) -> None:
         self._world, self._config = world, config
         self._introducer, self._nonce = Introducer(config), secrets.token_hex(16)
+        self._held = ManifestEncoder()
         self.mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._rotation: Rotation | None = None
@@ -277,7 +279,7 @@ class SourceRank:
 
         def offer(table: RouteTable, base_update: str = "", served: ServedShares = EVERYTHING) -> Offer:
             stored = versions(base_update, served)
-            join = self._join("", table, stored, options)
+            join = shortened(self._join("", table, stored, options), self._held)
             return stored.extents, msgspec.structs.replace(join, holds=holds, nonce=nonce)
 
         before, made_at = self._table, time.monotonic()

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
 from ckpt_transport.memory import (
@@ -27,6 +29,7 @@ from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.bandwidths import bandwidths
+from ckpt_transport.update.held_manifests import ManifestEncoder, ManifestReader
 from ckpt_transport.update.host import host_of
 from ckpt_transport.update.messages import Join
 from ckpt_transport.update.plan_cache import PlanCache
@@ -132,6 +135,23 @@ class Introducer:
 
 def _usable(states: States) -> tuple[str, ...]:
     return tuple(name for name, state in states.items() if state.ok)
+
+
+def shortened(join: Join, encoder: ManifestEncoder) -> Join:
+    """The same, as a source rank says it at each step: its tensors encoded, which mostly are those of before."""
+    assert join.manifest is not None, "a source holds something"
+    named = Manifest(join.manifest.version, (), ())
+    return msgspec.structs.replace(join, manifest=named, held=encoder.encode(join.manifest))
+
+
+def completed(join: Join, reader: ManifestReader) -> Join:
+    """What :func:`shortened` has made shorter, with its tensors; any other as it is.
+
+    Raises: as :meth:`ManifestReader.read`.
+    """
+    if join.manifest is None or not join.held:
+        return join
+    return msgspec.structs.replace(join, manifest=reader.read(join.rank, join.manifest.version, join.held), held=b"")
 
 
 def topology_of(joins: Sequence[Join]) -> Topology:

@@ -27,7 +27,9 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         rates: of the links of the host, where they were measured.
         routes: names of the routes that the member has kept open.
         rank: of a source among the sources; -1 for who is invited.
-        manifest: what a source holds; None from a sink.
+        manifest: what a source holds, without its tensors where ``held`` says them; None from a sink.
+        held: what a source rank above 0 holds, whatever the version; see
+            :mod:`~ckpt_transport.update.held_manifests`. Empty from others.
         asked: what the caller of a source rank has asked for besides the version, by option, in words.
         engine: the name that ranks of one engine share; empty when the engine has one rank.
         whole_tensors, keeps_tensors: as :class:`~ckpt_transport.engine.Engine` says.
@@ -62,6 +64,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     routes: tuple[str, ...] = ()
     rank: int = -1
     manifest: Manifest | None = None
+    held: bytes = b""
     asked: dict[str, str] = msgspec.field(default_factory=dict)
     engine: str = ""
     whole_tensors: bool = False

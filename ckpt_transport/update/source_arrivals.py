@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckpt_transport.control import Mailbox
+from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import JoinError, PeerLostError
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.held_manifests import ManifestReader
+from ckpt_transport.update.introduction import completed
 from ckpt_transport.update.membership import Membership
 
 if TYPE_CHECKING:
@@ -21,15 +24,18 @@ CURE = "have all source ranks make the same calls, in the same order, with the s
 
 @dataclass(slots=True)
 class ToldSources:
-    """Keeps what other source ranks know of updates that have failed, so that none is told twice.
+    """Keeps what other source ranks have said, and what they know of updates that have failed, so that none is told
+    twice.
 
     Attributes:
+        manifests: what each has said of what it holds.
         refused: nonces of introductions that were refused; they may come twice, and do not count any more.
         heard: the uids of those who have come for a version, and so hear how that ends, by version.
         differ: the number of the last :class:`Differ` that was said to each, by nonce: a Join from before is followed
             by another.
     """
 
+    manifests: ManifestReader = field(default_factory=ManifestReader)
     refused: set[str] = field(default_factory=set)
     heard: dict[str, set[str]] = field(default_factory=dict)
     differ: dict[str, int] = field(default_factory=dict)
@@ -104,6 +110,11 @@ class SourceArrivals:
             self._refuse(join, differs)
             told.hears(here, join.uid)
             raise JoinError(differs)
+        try:
+            join = completed(join, told.manifests)
+        except UNREADABLE as error:
+            self._mailbox.refuse(f"what source rank {join.rank} holds cannot be read: {error}", join.nonce)
+            return
         self._came[join.rank] = sender, join
         is_old = join.number < self._invitees.told.differ.get(join.nonce, 0)
         (self._old.add if is_old else self._old.discard)(join.rank)
