@@ -12,7 +12,7 @@ import torch
 
 from ckpt_transport.deltas.element_map import ElementMap
 from ckpt_transport.deltas.lies import check_claims
-from ckpt_transport.deltas.sections import block_count, sections
+from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, sections
 from ckpt_transport.memory.table import put, record_use
 from ckpt_transport.planning import Carrier, DeltaForm
 
@@ -67,10 +67,10 @@ class CarrierTable(NamedTuple):
             [FORMS[each.form], *_sections_of(each, bytes_), each.nbytes // each.unit, each.count, first, bit]
             for each, bytes_, first, bit in zip(carriers, brought, firsts.tolist(), bits, strict=False)
         ]
-        parts, near = _parts_of(groups, blocks)
+        parts, lengths, near = _parts_of(groups, blocks)
         carrier_of = put(np.repeat(np.arange(len(blocks)), blocks), device)
         alone = np.array_equal(parts[:, 0], np.arange(len(blocks)))
-        part_of = carrier_of if alone else put(np.repeat(np.arange(len(parts)), blocks[parts[:, 0]]), device)
+        part_of = carrier_of if alone else put(np.repeat(np.arange(len(parts)), lengths), device)
         return cls(
             [group for _, group in groups],
             firsts,
@@ -113,8 +113,12 @@ def _bits_of(groups: Sequence[Sequence[Carrier]]) -> tuple[list[int], int]:
     return bits, end
 
 
-def _parts_of(groups: Sequence[Group], blocks: Numbers) -> tuple[Numbers, list[torch.Tensor]]:
-    """A row for each carrier and each layer that it may meet, one at least; and the tables of the layers."""
+def _parts_of(groups: Sequence[Group], blocks: Numbers) -> tuple[Numbers, Numbers, list[torch.Tensor]]:
+    """Parts, how many blocks each has, and the tables of layers.
+
+    There is a part for each carrier and each layer that it may meet, one at least. The first of a carrier has all of
+    its blocks, which are checked then; others have those that meet a row.
+    """
     found: list[Numbers] = []
     tables: list[torch.Tensor] = []
     number = 0
@@ -122,20 +126,25 @@ def _parts_of(groups: Sequence[Group], blocks: Numbers) -> tuple[Numbers, list[t
         of_one = list(same)
         known, carriers = of_one[0][0], [each for _, group in of_one for each in group]
         origins, layers = known.near(carriers)
+        block_bytes = np.array([each.unit for each in carriers], np.int64) * BLOCK_UNITS
         numbers = np.arange(number, number + len(carriers))
         number += len(carriers)
-        alone = np.ones(len(carriers), np.bool_)
+        is_first = np.ones(len(carriers), np.bool_)
         for near in layers:
             which = np.flatnonzero(near.first < near.last)
-            alone[which] = False
-            shape = near.table.data_ptr(), near.rows, near.first[which], near.last[which], near.dimensions
-            found.append(_columns(numbers[which], origins[which], *shape, near.depth[which]))
+            begins = np.maximum((near.low - origins) // block_bytes, 0)
+            ends = np.minimum(-((origins - near.high) // block_bytes), blocks[numbers])
+            begins, ends = np.where(is_first, 0, begins)[which], np.where(is_first, blocks[numbers], ends)[which]
+            is_first[which] = False
+            rows = near.table.data_ptr(), near.rows, near.first[which], near.last[which], near.dimensions
+            found.append(_columns(numbers[which], origins[which], *rows, near.depth[which], begins, ends - begins))
             tables.append(near.table)
-        which = np.flatnonzero(alone)
-        found.append(_columns(numbers[which], origins[which], 0, 0, 0, 0, 0, 0))
+        which = np.flatnonzero(is_first)
+        found.append(_columns(numbers[which], origins[which], 0, 0, 0, 0, 0, 0, 0, blocks[numbers[which]]))
     parts = np.concatenate(found)
-    starts = blocks[parts[:, 0]].cumsum() - blocks[parts[:, 0]]
-    return np.ascontiguousarray(np.column_stack([parts, starts])), tables
+    lengths = parts[:, -1]
+    parts = np.column_stack([parts[:, :-2], lengths.cumsum() - lengths, parts[:, -2]])
+    return np.ascontiguousarray(parts), lengths, tables
 
 
 def _columns(*columns: Numbers | int) -> Numbers:

@@ -7,7 +7,7 @@ are carried, the number of its first block, and the bit of its first unit among 
 
 A row of ``parts``, of which each is a carrier and the rows of one layer that it may meet: the carrier, the position of
 its first unit, where the layer's columns lie, how many rows it has, the first of these and the one behind the last,
-dimensions, the most that one of them needs, and the number of the part's first block.
+dimensions, the most that one of them needs, the number of the part's first block, and which block of the carrier it is.
 
 A column of a layer after the other: what :class:`~ckpt_transport.deltas.copied_rows.Rows` has, where a column of
 several dimensions is several.
@@ -25,7 +25,7 @@ from ckpt_transport.deltas.encoding_kernels import WORD_BITS, _bits_of
 
 LIST, MASK = tl.constexpr(0), tl.constexpr(1)
 WORD_SHIFT = tl.constexpr(5)
-CARRIER_FIELDS, PART_FIELDS, LIES = tl.constexpr(8), tl.constexpr(9), tl.constexpr(3)
+CARRIER_FIELDS, PART_FIELDS, LIES = tl.constexpr(8), tl.constexpr(10), tl.constexpr(3)
 ROW_COLUMNS = tl.constexpr(6)
 """Before those that have dimensions."""
 
@@ -108,6 +108,16 @@ def _held_by(part, first, last, positions, unit):
 
 
 @triton.jit
+def _all_held(part, first, last, begin, end):
+    """Whether one row without strides holds all that is between two positions."""
+    held = (first + 1 == last) & (tl.load(part + 4) < tl.load(part + 5)) & (tl.load(part + 7) == 0)
+    if held:
+        row = tl.load(part + 2).to(tl.pointer_type(tl.int64)) + first
+        held = (tl.load(row) <= begin) & (end < tl.load(row + tl.load(part + 3)))
+    return held
+
+
+@triton.jit
 def _carried_by_mask(mask, start, over, inside):
     """Whether units from ``start`` on are carried."""
     at = start + over
@@ -125,7 +135,7 @@ def count_located(
     index, origin = tl.load(part), tl.load(part + 1)
     carrier = carriers + CARRIER_FIELDS * index
     form, units, count, base = tl.load(carrier), tl.load(carrier + 4), tl.load(carrier + 5), tl.load(carrier + 6)
-    number = block - tl.load(part + 8)
+    number = block - tl.load(part + 8) + tl.load(part + 9)
     start = number * BLOCK_UNITS
     before = tl.load(edges + base)
     first = tl.load(edges + base + number) - before
@@ -133,10 +143,15 @@ def count_located(
     if (number == 0) & (all_of_it != count):
         tl.store(lies + LIES * index, 1)
     lanes = tl.minimum(units - start, BLOCK_UNITS)
-    from_row, to_row = _near(part, origin + start * unit, origin + (start + lanes) * unit - 1)
-    has_rows = tl.load(part + 4) < tl.load(part + 5)
+    begin, end = origin + start * unit, origin + (start + lanes) * unit - 1
+    from_row, to_row = _near(part, begin, end)
+    is_held = _all_held(part, from_row, to_row, begin, end)
+    looks_up = (tl.load(part + 4) < tl.load(part + 5)) & (not is_held)
+    here_carried = tl.load(edges + base + number + 1) - before - first
     if form == LIST:
-        lanes = tl.minimum(tl.load(edges + base + number + 1) - before, count) - first
+        lanes = tl.minimum(here_carried, count - first)
+    elif is_held:
+        lanes = lanes * 0
     places = tl.load(carrier + 2).to(tl.pointer_type(tl.uint16)) + first
     mask = tl.load(carrier + 1).to(tl.pointer_type(tl.int32))
     found = tl.zeros([STEP], tl.int32)
@@ -151,10 +166,13 @@ def count_located(
             wrong |= (here & (((over > 0) & (place <= previous)) | (start + place >= units))).to(tl.int32)
         if form == MASK:
             here &= _carried_by_mask(mask, start, over, here)
-        if has_rows:
+        if looks_up:
             _, held, _ = _held_by(part, from_row, to_row, origin + (start + place) * unit, unit)
             found += (here & held).to(tl.int32)
-    tl.store(located + block, tl.sum(found, axis=0))
+    all_found = tl.sum(found, axis=0)
+    if is_held:
+        all_found = here_carried.to(tl.int32)
+    tl.store(located + block, all_found)
     if tl.max(wrong, axis=0) != 0:
         tl.store(lies + LIES * index + 1, 1)
 
@@ -171,7 +189,7 @@ def write_located(
         part = parts + PART_FIELDS * tl.load(part_of + block)
         carrier = carriers + CARRIER_FIELDS * tl.load(part)
         origin, form, units, base = tl.load(part + 1), tl.load(carrier), tl.load(carrier + 4), tl.load(carrier + 6)
-        number = block - tl.load(part + 8)
+        number = block - tl.load(part + 8) + tl.load(part + 9)
         start = number * BLOCK_UNITS
         first = tl.load(edges + base + number) - tl.load(edges + base)
         lanes = tl.minimum(units - start, BLOCK_UNITS)

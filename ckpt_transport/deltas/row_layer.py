@@ -41,6 +41,7 @@ class NearRows(NamedTuple):
         table: the columns of the layer, one after the other, on the device.
         rows, dimensions: how many there are.
         first, last: of each range, the first row that it may meet, and the one behind the last.
+        low, high: the positions between which these rows are; of no meaning where there are none.
         depth: the most dimensions that one of these needs.
     """
 
@@ -49,6 +50,8 @@ class NearRows(NamedTuple):
     dimensions: int
     first: Numbers
     last: Numbers
+    low: Numbers
+    high: Numbers
     depth: Numbers
 
 
@@ -73,7 +76,8 @@ class Layer:
         last = np.maximum(np.searchsorted(self.rows.low, highs, side="left"), first)
         most = np.maximum.reduceat(np.append(self._depth, 0), np.stack([first, last], axis=1).ravel())[::2]
         count, dimensions = self.rows.counts.shape
-        return NearRows(self._table, count, dimensions, first, last, np.where(first < last, most, 0))
+        low, high = self.rows.low[np.minimum(first, count - 1)], self.rows.high[np.maximum(last, 1) - 1]
+        return NearRows(self._table, count, dimensions, first, last, low, high, np.where(first < last, most, 0))
 
     def locate(
         self, low: int, high: int, positions: torch.Tensor, start: int, unit: int, bases: torch.Tensor
