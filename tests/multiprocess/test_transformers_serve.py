@@ -12,11 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ckpt_transport import ask_version
 from tests.patience import PATIENT
 
 NEEDED = ("transformers", "fastapi", "uvicorn", "openai", "accelerate")
@@ -33,19 +35,19 @@ def checkpoints(tmp_path: Path) -> list[Path]:
     return [tmp_path / "qwen3-1", tmp_path / "qwen3-2"]
 
 
-@pytest.fixture
-def served(checkpoints: list[Path], tmp_path: Path) -> Iterator[tuple[str, str]]:
+@contextmanager
+def server(checkpoint: Path) -> Iterator[tuple[str, str]]:
     """The URL of a server, and the address of its sink."""
-    port, sink = _free_port(), f"ipc://{tmp_path}/sink"
+    port, sink = _free_port(), f"ipc://{checkpoint}/sink"
     batches = ["--continuous-batching", "--cb-num-blocks=64", "--cb-max-batch-tokens=64"]
-    command = [sys.executable, "-m", "ckpt_transport_transformers", "--sink", sink, "serve", str(checkpoints[0])]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen([*command, *batches, f"--port={port}"], stdout=log, stderr=log, env=_patient())
+    command = [sys.executable, "-m", "ckpt_transport_transformers", "--sink", sink, "serve", str(checkpoint)]
+    with (checkpoint / "log").open("w") as log:
+        served = subprocess.Popen([*command, *batches, f"--port={port}"], stdout=log, stderr=log, env=_patient())
         try:
             yield f"http://localhost:{port}", sink
         finally:
-            server.terminate()
-            server.wait(60)
+            served.terminate()
+            served.wait(60)
 
 
 def _free_port() -> int:
@@ -79,13 +81,17 @@ def says(url: str, checkpoint: Path) -> str:
     raise AssertionError("the server does not come up")
 
 
-def test_given_a_server_then_it_answers_by_the_version_that_was_brought(
-    served: tuple[str, str], checkpoints: list[Path]
+def test_given_a_server_then_it_answers_as_one_that_was_started_with_the_version_that_was_brought(
+    checkpoints: list[Path],
 ) -> None:
-    url, sink = served
-    old = says(url, checkpoints[0])
-    update = ["update", "--sink", sink, "--checkpoint", str(checkpoints[1]), "--version", "v2", "--transport", "shm"]
-    command = [sys.executable, "-m", "ckpt_transport", *update]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=_patient())
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert says(url, checkpoints[0]) != old
+    first, second = checkpoints
+    with server(second) as (url, _):
+        wanted = says(url, second)
+    with server(first) as (url, sink):
+        assert says(url, first) != wanted
+        update = ["update", "--sink", sink, "--checkpoint", str(second), "--version", "v2", "--transport", "shm"]
+        command = [sys.executable, "-m", "ckpt_transport", *update]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=_patient())
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert says(url, first) == wanted
+        assert ask_version(sink, timeout=100).version == "v2"

@@ -10,17 +10,24 @@ import torch
 from tests.sglang.conftest import Start
 from tests.sglang.servers import TWO_CORES, TWO_RANKS, Replica, roll_back, update
 
+KINDS = [("tied", 2), ("moe", 2), ("moe", 1)]
 
-@pytest.fixture(scope="module", params=["tied", "moe"])
-def replica(request: pytest.FixtureRequest, start: Start) -> Iterator[Replica]:
-    """An engine of two ranks, which serves version 1."""
-    if torch.cuda.device_count() == 1:
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "{}, {} ranks".format(*kind))
+def engine(request: pytest.FixtureRequest, start: Start) -> Iterator[tuple[Replica, int]]:
+    """An engine that serves version 1, and how many ranks it has."""
+    family, ranks = request.param
+    if ranks > 1 and torch.cuda.device_count() == 1:
         pytest.skip("each rank needs a GPU of its own")
-    with start(request.param, 1, *TWO_RANKS, **TWO_CORES) as started:
-        yield started.wait()
+    arguments, environment = (TWO_RANKS, TWO_CORES) if ranks > 1 else ((), {})
+    with start(family, 1, *arguments, **environment) as started:
+        yield started.wait(), ranks
 
 
-def test_given_two_ranks_when_versions_come_and_go_then_each_is_what_sglangs_own_loader_loads(replica: Replica) -> None:
+def test_given_ranks_when_versions_come_and_go_then_each_is_what_sglangs_own_loader_loads(
+    engine: tuple[Replica, int],
+) -> None:
+    replica, ranks = engine
     second, first = replica.loaded_by_itself(2), replica.loaded_by_itself(1)
     assert second != first
     done = update([replica], replica.checkpoint(2), "two")
@@ -34,5 +41,5 @@ def test_given_two_ranks_when_versions_come_and_go_then_each_is_what_sglangs_own
     roll_back(replica)
     assert replica.answers() == first
     assert replica.version() == "one"
-    assert len(replica.sinks()) == 2
+    assert len(replica.sinks()) == ranks
     assert not any(replica.tainted())
