@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,14 +197,24 @@ def test_given_a_checkpoint_with_experts_one_by_one_then_a_model_that_has_them_f
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in served.state_dict().items())
 
 
-def test_given_a_quantized_model_then_it_is_refused_by_the_name_of_the_method() -> None:
-    torchao = pytest.importorskip("torchao.quantization", reason="needs torchao")
-    quantized = transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig())
-    served = model(1)
-    quantizer = transformers.quantizers.auto.AutoHfQuantizer.from_config(quantized)
-    torchao.quantize_(served, torchao.Int8WeightOnlyConfig())
-    served.hf_quantizer = quantizer
-    with pytest.raises(UnwritableError, match="torchao"):
+def torchao() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return transformers.TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def bitsandbytes() -> Any:
+    return transformers.BitsAndBytesConfig(load_in_8bit=True)
+
+
+@pytest.mark.parametrize("method", [torchao, bitsandbytes], ids=lambda method: method.__name__)
+def test_given_a_quantized_model_then_it_is_refused_by_the_name_of_the_method(
+    method: Callable[[], Any], tmp_path: Path
+) -> None:
+    pytest.importorskip(method.__name__, reason=f"needs {method.__name__}")
+    model(1).save_pretrained(tmp_path)
+    served = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=method())
+    with pytest.raises(UnwritableError, match=rf"is quantized \({method.__name__}\)"):
         attach(served, config=CONFIG)
 
 
