@@ -47,6 +47,7 @@ from ckpt_transport.engine import on_device as on_device
 from ckpt_transport.engine import place_of as place_of
 from ckpt_transport.engine import release_of as release_of
 from ckpt_transport.engine import why_not_apart as why_not_apart
+from ckpt_transport.engine import why_not_contiguous as why_not_contiguous
 from ckpt_transport.memory import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory import Addresses as Addresses
 from ckpt_transport.memory import Buffer as Buffer

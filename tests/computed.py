@@ -40,10 +40,17 @@ def rank_of(seed: int, rank: int = 0, size: int = 1) -> Rank:
     return Rank(rank, size)
 
 
-def strided_rank_of(seed: int) -> Rank:
-    """A rank that is alone, whose computed matrix is the transposed view of another."""
+def transposed_rank_of(seed: int) -> Rank:
+    """A rank that is alone, whose computed matrix lies in memory as kernels of FP8 read theirs."""
     made = Rank(0, 1)
     made.gate.weight = torch.nn.Parameter(torch.zeros(WIDTH, GATES, dtype=torch.bfloat16).T)
+    return made
+
+
+def strided_rank_of(seed: int) -> Rank:
+    """A rank that is alone, whose computed matrix is every other column of another."""
+    made = Rank(0, 1)
+    made.gate.weight = torch.nn.Parameter(torch.zeros(GATES, 2 * WIDTH, dtype=torch.bfloat16)[:, ::2])
     return made
 
 

@@ -19,6 +19,7 @@ from ckpt_transport.spi import (
     fence,
     on_device,
     place_of,
+    why_not_contiguous,
     why_not_plain,
 )
 
@@ -120,10 +121,10 @@ class ModuleEngine(Engine):
     def _apart(self, elements: ServedElements) -> ServedElements:
         """
         Raises:
-            DeltaRefusedError: its tensors are on several devices, or not apart from each other.
+            DeltaRefusedError: its tensors are on several devices, not contiguous, or not apart from each other.
         """
         needs = self._needs_of(elements.tensors)
-        why = needs.why_not
+        why = needs.why_not or why_not_contiguous(elements.tensors)
         if self._other_gpus or (self.device.type == "cuda" and not needs.on_gpus):
             why = "its tensors are on several devices"
         if why:

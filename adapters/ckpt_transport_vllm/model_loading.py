@@ -21,6 +21,7 @@ from ckpt_transport.spi import (
     on_device,
     place_of,
     why_not_apart,
+    why_not_contiguous,
 )
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
 from ckpt_transport_vllm.layerwise import LayerwisePass
@@ -111,11 +112,12 @@ class ModelLoading(RecordedLoading[RecordedModel]):
             raise DeltaRefusedError(why)
         divided, part = recorded.divided, recorded.whole_part
         served, whole = recorded.served(), part.served()
-        if why := divided.refusal or why_not_apart(served):
+        apart = {name: served[name].detach() for name in (*divided.elements.targets, *served) if name not in whole}
+        if why := divided.refusal or why_not_apart(served) or why_not_contiguous(apart):
             raise DeltaRefusedError(why)
         return ServedElements(
             recorded.layout.sources,
-            {name: served[name].detach() for name in (*divided.elements.targets, *served) if name not in whole},
+            apart,
             divided.elements.copies,
             whole=divided.modules,
             whole_nbytes=ShadowNeeds.of(whole).nbytes + part.processed_nbytes,

@@ -13,7 +13,7 @@ from ckpt_transport.engine.served_digest import (
 )
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.served_share import share_of_served
-from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
+from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart, why_not_contiguous
 from ckpt_transport.engine.staged_tensors import StagedTensors
 from ckpt_transport.engine.staging import StagingArea, place_of
 from ckpt_transport.engine.stream_engine import StreamEngine
@@ -40,4 +40,5 @@ __all__ = [
     "release_of",
     "share_of_served",
     "why_not_apart",
+    "why_not_contiguous",
 ]

@@ -13,12 +13,14 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.engine.served_elements import ServedElements
+from ckpt_transport.memory.dense import in_memory_order, is_dense
 from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.memory.kept_digest import KeptDigest
 
 
 def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A digest of names, types, shapes and bytes, in hexadecimal: equal where all of these are.
+    """A digest of names, types, shapes and bytes, in hexadecimal: equal where all of these are. Bytes of a dense tensor
+    count in the order in which its memory has them.
 
     The bytes of one device take one pass over its memory, see :mod:`ckpt_transport.memory.digest`.
 
@@ -28,7 +30,9 @@ def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
     by_device: defaultdict[torch.device, list[torch.Tensor]] = defaultdict(list)
     for _, tensor in sorted(tensors.items()):
         if tensor.numel():
-            by_device[tensor.device].append(tensor.detach().contiguous().view(-1).view(torch.uint8))
+            values = tensor.detach()
+            raw = in_memory_order(values) if is_dense(values) else values.reshape(-1)
+            by_device[tensor.device].append(raw.view(torch.uint8))
     return _digest(tensors, map(digest, by_device.values()))
 
 

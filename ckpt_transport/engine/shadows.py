@@ -11,12 +11,13 @@ import torch
 
 from ckpt_transport.errors import BudgetError
 from ckpt_transport.memory import default_budget
+from ckpt_transport.memory.dense import is_dense
 from ckpt_transport.memory.page_locked import page_locked
 
 ALIGNMENT = 256
 
 MakeShadows = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
-"""Makes a copy of each tensor, of its type and shape, contiguous.
+"""Makes a copy of each dense tensor, of its type, shape and strides.
 
 Raises:
     BudgetError: the memory cannot be had.
@@ -28,7 +29,7 @@ def on_device(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     made = []
     for tensor in tensors:
         try:
-            made.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+            made.append(tensor.detach().clone(memory_format=torch.preserve_format))
         except (MemoryError, RuntimeError) as error:  # torch raises either, by the device
             raise BudgetError(f"no memory to stage {tensor.nbytes:,} bytes more: {error}") from error
     return made
@@ -41,7 +42,8 @@ def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     raw = page_locked(nbytes)
     shadows = []
     for start, tensor in zip(starts, tensors, strict=True):
-        shadow = raw[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        memory = raw[start : start + tensor.nbytes].view(tensor.dtype)
+        shadow = memory.as_strided(tensor.shape, tensor.stride())
         shadow.copy_(tensor.detach(), non_blocking=True)
         shadows.append(shadow)
     for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
@@ -87,9 +89,9 @@ class ShadowNeeds:
 
 def why_not_apart(served: Mapping[str, torch.Tensor]) -> str:
     """Which of these tensors is not a run of bytes apart from all others that are not tied to it; empty for none."""
-    if name := next((name for name, each in served.items() if not each.is_contiguous() or _is_a_view(each)), ""):
+    if name := next((name for name, each in served.items() if not is_dense(each) or _is_a_view(each)), ""):
         return (
-            f"{name} is not contiguous, or its memory holds other values than it has; what has its place as a "
+            f"the memory of {name} holds other values than it has, or others between them; what has its place as a "
             "contiguous() clone() can be staged"
         )
     for ((device, start, nbytes), name), ((next_device, next_start, _), other) in pairwise(
@@ -98,6 +100,12 @@ def why_not_apart(served: Mapping[str, torch.Tensor]) -> str:
         if device == next_device and next_start < start + nbytes:
             return f"{name} and {other} share a part of their memory"
     return ""
+
+
+def why_not_contiguous(served: Mapping[str, torch.Tensor]) -> str:
+    """Which of these tensors has its elements in another order than a version brings them; empty for none."""
+    name = next((name for name, each in served.items() if not each.is_contiguous()), "")
+    return name and f"{name} is not contiguous, so that no single elements of it can be changed"
 
 
 def _runs(served: Mapping[str, torch.Tensor]) -> Mapping[tuple[str, int, int], str]:

@@ -12,6 +12,7 @@ import torch
 
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device
 from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.memory.dense import in_memory_order
 from ckpt_transport.memory.exchange import ByteExchange
 from ckpt_transport.planning import StagingPlace
 
@@ -24,7 +25,7 @@ class StagingArea:
     """Holds as many bytes as the tensors that it was made for, and starts with a copy of theirs.
 
     Args:
-        served: the tensors, by name; contiguous. Two names of one tensor have one place here.
+        served: the tensors, by name; dense. Two names of one tensor have one place here.
         make: makes the memory; see :mod:`ckpt_transport.engine.shadows`.
 
     Attributes:
@@ -49,7 +50,7 @@ class StagingArea:
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        """Where the tensors of a version are loaded, by name: of the types and shapes of those that are served."""
+        """Where the tensors of a version are loaded, by name: of types, shapes and strides of those that are served."""
         return self._staged
 
     def is_for(self, served: Mapping[str, torch.Tensor]) -> bool:
@@ -93,4 +94,4 @@ def _place(tensor: torch.Tensor) -> Place:
 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().view(-1).view(torch.uint8)
+    return in_memory_order(tensor.detach()).view(torch.uint8)

@@ -39,6 +39,21 @@ def test_given_tensors_of_odd_sizes_when_exchanged_then_it_is_one_launch_and_twi
     assert all(torch.equal(tensor, before[name]) for name, tensor in served.items())
 
 
+@pytest.mark.parametrize("make", [on_device, on_host])
+def test_given_a_weight_that_kernels_read_transposed_then_it_is_staged_in_the_order_of_its_memory(
+    make: MakeShadows,
+) -> None:
+    served = {"weight": torch.randn(384, 512, device="cuda").t()}
+    before = served["weight"].clone()
+    area = StagingArea(served, make)
+    assert area.tensors["weight"].stride() == served["weight"].stride()
+    area.tensors["weight"].copy_(torch.arange(384 * 512.0).view(512, 384))
+    area.exchange(served)
+    assert torch.equal(served["weight"].cpu(), torch.arange(384 * 512.0).view(512, 384))
+    area.exchange(served)
+    assert torch.equal(served["weight"], before)
+
+
 def test_given_work_beside_then_it_has_a_stream_of_its_own_and_has_ended_when_it_returns() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     source = torch.randint(256, (64 << 20,), dtype=torch.uint8, device=device)

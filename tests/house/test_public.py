@@ -52,7 +52,7 @@ EXPORTED = {
         on_device open_mailbox page_ranges page_server parse_object place_of places_of prepared previous_version
         proxy_for rdma_devices reads_in_place record refuse_unwritable release_of required_bytes specs_of starts_of
         sweep_leftovers this_process ucx_devices uninterrupted unwritable use_device use_huge_pages warm_up
-        why_not_apart why_not_plain without_nul
+        why_not_apart why_not_contiguous why_not_plain without_nul
     """,
     "ckpt_transport_fp8": """
         Target quantized read_target

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.planning import explain
+from ckpt_transport_torch import Loader, attach
 from tests.fleet import SinkSpec, by_name, fleet, weights
 from tests.injection import Fault
 from tests.patience import PATIENT, SWIFT
@@ -99,6 +102,37 @@ def test_given_a_loader_when_it_was_replayed_once_then_the_next_version_is_stage
         assert second.staged, second.in_place
         assert sink.state().holds(weights(3, **SHAPE))
         assert "replayed" in second.apply_summary[1]
+
+
+class Transposed(torch.nn.Module):
+    """Its weight lies in memory as kernels of FP8 read theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(384, 512).t())
+        self.bias = torch.nn.Parameter(torch.zeros(384))
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+@pytest.mark.parametrize("loader", [None, by_name], ids=["by name", "by a loader"])
+def test_given_a_weight_that_is_transposed_then_versions_are_staged_and_taken_back(
+    loader: Callable[[torch.nn.Module], Loader] | None, transport: str
+) -> None:
+    module = Transposed()
+    own = None if loader is None else loader(module)
+    steps = [{name: torch.randn(tensor.shape) for name, tensor in module.state_dict().items()} for _ in range(3)]
+    with (
+        attach(module, loader=own, config=Config.load(**PATIENT)) as attachment,
+        server_for(commit="auto", transport=transport) as server,
+    ):
+        for number, step in enumerate(steps):
+            report = server.publish(f"step-{number}", step, [attachment.address])
+            assert report is not None
+            assert report.staged or (number == 0 and loader is not None), report.in_place
+            assert all(torch.equal(tensor, step[name]) for name, tensor in module.state_dict().items())
+        server.rollback([attachment.address])
+    assert not module.weight.is_contiguous()
+    assert all(torch.equal(tensor, steps[1][name]) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.parametrize(("integrity", "staged"), [("always", True), ("never", False)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -48,6 +50,29 @@ def test_given_tensors_that_cannot_be_staged_then_the_reason_names_them() -> Non
     assert why_not_staged(served(), 1000) == ""
     assert "staging_budget is 10" in why_not_staged(served(), 10)
     assert "56 bytes" in why_not_staged(served(), 10)
-    assert "not contiguous" in why_not_staged({"columns": whole[:, :2]}, 1000)
+    assert "the memory of columns holds other values" in why_not_staged({"columns": whole[:, :2]}, 1000)
+    assert "the memory of spread holds other values" in why_not_staged({"spread": whole[:1].expand(4, 4)}, 1000)
     assert why_not_staged({"all": whole, "first rows": whole[:2]}, 1000).endswith("share a part of their memory")
     assert why_not_staged({"first": whole[:2], "last": whole[2:]}, 1000) == ""
+
+
+ORDERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "transposed": lambda tensor: tensor.flatten(1).t(),
+    "channels last": lambda tensor: tensor.contiguous(memory_format=torch.channels_last),
+    "permuted": lambda tensor: tensor.permute(3, 1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_given_tensors_in_another_order_of_memory_then_they_are_staged_in_that_order(order: str) -> None:
+    def of_seed(seed: int) -> torch.Tensor:
+        return ORDERS[order](torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(seed)))
+
+    tensors = {"weight": of_seed(1)}
+    assert ShadowNeeds.of(tensors).choose(1000)[1] == ""
+    area = StagingArea(tensors)
+    assert area.tensors["weight"].stride() == tensors["weight"].stride()
+    area.tensors["weight"].copy_(of_seed(2))
+    area.exchange(tensors)
+    assert torch.equal(tensors["weight"], of_seed(2))
+    assert torch.equal(area.tensors["weight"], of_seed(1))
