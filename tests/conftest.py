@@ -6,6 +6,7 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
+import tempfile
 
 import pytest
 
@@ -13,6 +14,11 @@ pytest_plugins = ["tests.deadlines"]
 
 # Threads of a library that wait do not spin: on a busy machine that takes the time of those they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # The rates that somebody has measured on this machine decide no test. Workers inherit the folder.
+    _cache = tempfile.TemporaryDirectory(prefix="ckpt-transport-tests-")
+    os.environ["XDG_CACHE_HOME"] = _cache.name
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells have background jobs ignore interrupts, and tests send them.
