@@ -201,7 +201,7 @@ def _switch(
     )
     display.line(
         f"These were begun by {old.version} and ended by {new.version}, as requests are frozen and then go on (keep). "
-        "No forward pass sees two versions. So that no answer spans two either, pause with wait or abort."
+        "No forward pass sees two versions. So that no answer spans two either, take a pause that has requests end."
     )
     for prompt, was, now in zip(PROMPTS, old.tokens, after.tokens, strict=True):
         display.line(f"prompt '{prompt}'")
@@ -209,8 +209,8 @@ def _switch(
         display.tokens(new.version, now)
     equal = len(new.checksums) - len(after.differences(new))
     display.line(
-        f"{equal} of {len(new.checksums)} checksums of parameters equal those of a vLLM that loaded {new.version} from "
-        f"disk; {len(after.differences(old))} are not those of {old.version}"
+        f"{equal} of {len(new.checksums)} checksums of parameters equal those of a server that loaded {new.version} "
+        f"from disk; {len(after.differences(old))} are not those of {old.version}"
     )
     problems = [*phases.problems(updated.served, by_phase), *updated.done.problems, *after.problems(old, new)]
     if not frozen:
