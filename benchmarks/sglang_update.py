@@ -8,7 +8,8 @@ Ours is timed twice: from the trainer's tensors, lent where they lie, as ``publi
 registered already, as files are written already. Both once more with ``integrity = "never"``, because SGLang's ways
 compare no digests of what arrives. In its turn each way brings the first of two versions, the second, and the first
 again, which completions confirm, and the last counts: a job has one way, and keeps from one update to the next what
-that needs, as sinks keep mappings of pools. All keep their connections. The first turns are not counted. Needs
+that needs, as sinks keep mappings of pools. All keep their connections. The first turns are not counted. Before SGLang
+starts, torch copies as many bytes with all cores: no way that copies each byte once takes less. Needs
 SGLang: ``make bench-sglang``. Where there is a GPU, SGLang and the trainer's tensors are on it.
 """
 
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -56,6 +57,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
         directories = {seed: Path(folder) / f"{FAMILY}-{seed}" for seed in SEEDS}
         tensors = {seed: load_file(directories[seed] / "model.safetensors", DEVICE) for seed in SEEDS}
         nbytes = sum(tensor.nbytes for tensor in tensors[SEEDS[0]].values())
+        copied = copy_seconds(tensors[SEEDS[0]].values(), rounds)
         engine = stack.enter_context(SglangServe(directories[SEEDS[0]], Path(folder) / "sglang.log")).wait()
         client = stack.enter_context(client_of(engine.url, CALL_SECONDS))
         ways: dict[str, Way] = {
@@ -74,6 +76,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
             ways[f"registered, {integrity}"] = trainer.update
         found = _in_turns(engine, ways, rounds)
     seconds = {name: median(each.seconds for each in rounds_of) for name, rounds_of in found.items()}
+    seconds["a plain copy"] = copied
     what, detail = f"{nbytes / (1 << 30):.2f} GiB on {DEVICE}", _in_words(seconds)
     return [
         Row(
@@ -156,6 +159,20 @@ def from_tensor(client: httpx.Client, tensors: Mapping[str, torch.Tensor]) -> No
 def from_disk(client: httpx.Client, directory: Path) -> None:
     """Update from files."""
     _post(client, "/update_weights_from_disk", {"model_path": str(directory)})
+
+
+def copy_seconds(tensors: Iterable[torch.Tensor], rounds: int) -> float:
+    """What it takes to copy tensors to memory that is there, on the device where they are."""
+    pairs = [(torch.zeros_like(tensor), tensor) for tensor in tensors]
+    taken: list[float] = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        for there, tensor in pairs:
+            there.copy_(tensor)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return median(taken[1:])
 
 
 def _post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> None:
