@@ -18,6 +18,17 @@ from ckpt_transport_sglang.served_model import ServedModel
 RELEASES = ReleaseRange("SGLang", first=(0, 5, 23), last=(0, 5, 23))
 PLAIN = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "UnquantizedFusedMoEMethod")
 """The ways of SGLang to keep weights as a checkpoint has them."""
+STORES = ("enable_lmcache", "enable_flexkv", "enable_unified_cache_external_linker")
+"""Settings by which keys and values go to a store outside, which finds them by tokens, whatever weights made them."""
+SETTINGS: dict[str, object] = {
+    "pp_size": 1,
+    "dp_size": 1,
+    "enable_eplb": False,
+    "weight_cache_mode": "off",
+    "offload_group_size": -1,
+    **dict.fromkeys(STORES, False),
+}
+"""Those of SGLang that matter to an update, and what is covered."""
 BENEATH_LORA = ".base_layer."
 """In the name of a parameter that SGLang has wrapped for LoRA adapters, where it has no other name."""
 
@@ -40,7 +51,7 @@ def _reasons(model: ServedModel) -> Iterator[str]:
             f"quantization '{model.config.quantization}' is not covered: SGLang's loaders would leave its weights and "
             "scales in the form of the checkpoint; serve the model in BF16"
         )
-    for name, value in (("pp_size", 1), ("dp_size", 1), ("enable_eplb", False), ("weight_cache_mode", "off")):
+    for name, value in SETTINGS.items():
         if getattr(settings, name, value) not in (value, None):
             yield f"it was started with {name}={getattr(settings, name)}, and {value} is what is covered"
     hidden = next((name for name, _ in module.named_parameters() if BENEATH_LORA in name), None)

@@ -39,6 +39,11 @@ class SglangEngine(LoaderEngine):
             raise UnwritableError(
                 f"{self.label} has given back the memory of its weights; POST /resume_memory_occupation before"
             )
+        if self._model.keeps_outside:
+            raise UnwritableError(
+                f"{self.label} keeps what old weights have computed in a store of HiCache, which no flush empties, and "
+                "would use it on; DELETE /hicache/storage-backend before, or start it without --hicache-storage-backend"
+            )
         self._scheduler_gate.updating = True
         super().begin()
 

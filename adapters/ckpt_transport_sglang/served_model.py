@@ -60,6 +60,11 @@ class ServedModel:
         """Whether its weights have been given back, by ``/release_memory_occupation``."""
         return "weights" in self._scheduler.weight_updater.offload_tags
 
+    @property
+    def keeps_outside(self) -> bool:
+        """Whether keys and values go to a store that no flush empties, as of ``PUT /hicache/storage-backend``."""
+        return bool(self._scheduler.enable_hicache_storage)
+
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Load by the model's own loader, whole tensors of a checkpoint."""
         model: Any = self.module

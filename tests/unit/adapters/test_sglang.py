@@ -128,7 +128,8 @@ def served(module: torch.nn.Module, quantization: str | None = None, **settings:
     found = SimpleNamespace(pp_size=1, dp_size=1, enable_eplb=False, weight_cache_mode="off")
     vars(found).update(settings)
     config = SimpleNamespace(quantization=quantization)
-    return SimpleNamespace(module=module, config=config, settings=found, load=lambda tensors: None, absent=False)
+    now = {"absent": False, "keeps_outside": False}
+    return SimpleNamespace(module=module, config=config, settings=found, load=lambda tensors: None, **now)
 
 
 def experts() -> torch.nn.Module:
@@ -144,9 +145,11 @@ def experts() -> torch.nn.Module:
         (served(torch.nn.Linear(1, 1, bias=False), "fp8"), "quantization 'fp8' is not covered"),
         (served(torch.nn.Linear(1, 1, bias=False), pp_size=2), "pp_size=2, and 1 is what is covered"),
         (served(torch.nn.Linear(1, 1, bias=False), dp_size=2), "dp_size=2, and 1 is what is covered"),
+        (served(torch.nn.Linear(1, 1, bias=False), enable_lmcache=True), "enable_lmcache=True, and False is what"),
+        (served(torch.nn.Linear(1, 1, bias=False), offload_group_size=4), "offload_group_size=4, and -1 is what"),
         (served(torch.nn.Sequential(Wrapped(experts()))), r"0\.base_layer\.w13_weight is wrapped for LoRA adapters"),
     ],
-    ids=["fp8", "pipeline parallel", "data parallel", "experts with adapters"],
+    ids=["fp8", "pipeline parallel", "data parallel", "a store outside", "offloaded", "experts with adapters"],
 )
 def test_given_an_engine_that_a_loader_would_leave_wrong_then_it_is_refused_by_the_name_of_what_is_in_the_way(
     model: Any, said: str, monkeypatch: pytest.MonkeyPatch
@@ -157,12 +160,19 @@ def test_given_an_engine_that_a_loader_would_leave_wrong_then_it_is_refused_by_t
         check_covered(model)
 
 
-def test_given_an_engine_that_has_given_back_the_memory_of_its_weights_then_an_update_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ("absent", "given back the memory of its weights; POST /resume_memory_occupation"),
+        ("keeps_outside", "in a store of HiCache, which no flush empties.* DELETE /hicache/storage-backend"),
+    ],
+)
+def test_given_an_engine_that_an_update_would_leave_wrong_just_now_then_it_is_refused(now: str, said: str) -> None:
     gate = SchedulerGate(Loop())
     model = served(torch.nn.Linear(1, 1))
     engine = SglangEngine(model, gate, "an engine", "its rank")
-    model.absent = True
-    with pytest.raises(UnwritableError, match="given back the memory of its weights; POST /resume_memory_occupation"):
+    setattr(model, now, True)
+    with pytest.raises(UnwritableError, match=said):
         engine.begin()
     assert not gate.updating
 
