@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +57,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
         directories = {seed: Path(folder) / f"{FAMILY}-{seed}" for seed in SEEDS}
         tensors = {seed: load_file(directories[seed] / "model.safetensors", DEVICE) for seed in SEEDS}
         nbytes = sum(tensor.nbytes for tensor in tensors[SEEDS[0]].values())
-        copied = copy_seconds(tensors[SEEDS[0]].values(), rounds)
+        copied = copy_seconds(nbytes, rounds)
         engine = stack.enter_context(SglangServe(directories[SEEDS[0]], Path(folder) / "sglang.log")).wait()
         client = stack.enter_context(client_of(engine.url, CALL_SECONDS))
         ways: dict[str, Way] = {
@@ -161,14 +161,13 @@ def from_disk(client: httpx.Client, directory: Path) -> None:
     _post(client, "/update_weights_from_disk", {"model_path": str(directory)})
 
 
-def copy_seconds(tensors: Iterable[torch.Tensor], rounds: int) -> float:
-    """What it takes to copy tensors to memory that is there, on the device where they are."""
-    pairs = [(torch.zeros_like(tensor), tensor) for tensor in tensors]
+def copy_seconds(nbytes: int, rounds: int) -> float:
+    """What it takes to copy so many bytes to memory that is there, on the device where SGLang is."""
+    here, there = (torch.ones(nbytes, dtype=torch.uint8, device=DEVICE) for _ in range(2))
     taken: list[float] = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
-        for there, tensor in pairs:
-            there.copy_(tensor)
+        there.copy_(here)
         if DEVICE == "cuda":
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - began)
