@@ -89,13 +89,14 @@ class Intakes:
         if mapping is not None and mapping.cuts_columns:
             return Intake(lend=False, why="registered, because columns of tensors are no runs of memory to be lent")
         values = list(tensors.values()) if isinstance(tensors, abc.Mapping) else []
-        if not OWN_KINDS.issuperset(map(type, values)):
-            return choose_intake([part for value in values for part in parts_of(value)])
-        whole = cast(list[torch.Tensor], values)
-        if self._lent is not None and not any_nested(whole) and self._lent.is_that_of(whole):
+        own = OWN_KINDS.issuperset(map(type, values))
+        parts = cast(list[torch.Tensor], values) if own else [part for value in values for part in parts_of(value)]
+        if not all(kind in OWN_KINDS or hasattr(kind, "full_tensor") for kind in set(map(type, parts))):
+            return choose_intake(parts)
+        if self._lent is not None and not any_nested(parts) and self._lent.is_that_of(parts):
             return LENT
-        intake = choose_intake(whole)
-        self._lent = SameForm.of(whole) if intake.lend else None
+        intake = choose_intake(parts)
+        self._lent = SameForm.of(parts) if intake.lend else None
         return intake
 
 
