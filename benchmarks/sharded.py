@@ -32,26 +32,26 @@ WAYS = ("publish", "lend", "register", "gather")
 context = multiprocessing.get_context("spawn")
 
 
-def sharded(nbytes: int, mesh: DeviceMesh) -> dict[str, DTensor]:
+def sharded(nbytes: int, piece_bytes: int, mesh: DeviceMesh) -> dict[str, DTensor]:
     """This rank's part of what a sink takes: every tensor is cut evenly."""
-    shape = torch.Size([PIECE_BYTES // 2])
+    shape = torch.Size([piece_bytes // 2])
     own = shape[0] // mesh.size()
     return {
         f"weights.{number}": DTensor.from_local(
             torch.ones(own, dtype=torch.bfloat16), mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,)
         )
-        for number in range(nbytes // PIECE_BYTES)
+        for number in range(nbytes // piece_bytes)
     }
 
 
-def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connection) -> None:
+def run_rank(environ: Mapping[str, str], nbytes: int, piece_bytes: int, sink: str, pipe: Connection) -> None:
     """A trainer's rank: at each order it makes a step and brings that to the sink; says how long that took."""
     os.environ.update(environ)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     with ParameterServer(Config.load(transport="shm")) as server:
-        weights = sharded(nbytes, mesh)
+        weights = sharded(nbytes, piece_bytes, mesh)
         without = memory("VmRSS")
         while (order := pipe.recv())[0] != "stop":
             way, number = order
@@ -59,12 +59,13 @@ def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connectio
                 weight.to_local().fill_(float(number))
             dist.barrier()
             forget_peak()
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             version = f"v{number}"
             if way == "publish":
                 report = server.publish(version, weights, [sink])
                 run = 0.0 if report is None else report.phases["run"]
-                pipe.send((time.perf_counter() - started, memory("VmHWM") - without, run))
+                worked = time.process_time() - worked
+                pipe.send((time.perf_counter() - started, memory("VmHWM") - without, run, worked))
                 continue
             if way == "gather":
                 whole = {name: tensor.full_tensor() for name, tensor in weights.items()}
@@ -73,7 +74,7 @@ def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connectio
                 getattr(server, way)(version, tensors=weights)
             server.update(version, [sink])
             server.unregister(version)
-            pipe.send((time.perf_counter() - started, memory("VmHWM") - without, 0.0))
+            pipe.send((time.perf_counter() - started, memory("VmHWM") - without, 0.0, 0.0))
     dist.destroy_process_group()
 
 
@@ -95,17 +96,19 @@ class Taken(NamedTuple):
         seconds: of the slowest rank.
         memory: bytes of the rank that took most.
         run: seconds in which bytes went, where rank 0 says so; else 0.
+        processor: seconds of the processor that the busiest rank took to publish; else 0.
     """
 
     seconds: float
     memory: int
     run: float
+    processor: float
 
 
 class Trainer:
     """The ranks of one trainer."""
 
-    def __init__(self, ranks: int, nbytes: int, sink: str) -> None:
+    def __init__(self, ranks: int, nbytes: int, piece_bytes: int, sink: str) -> None:
         self._store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
         known = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self._store.port}
         environ = {name: str(value) for name, value in known.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -113,7 +116,7 @@ class Trainer:
         self._processes = []
         for rank in range(ranks):
             ours, theirs = context.Pipe()
-            arguments = ({**environ, "RANK": str(rank)}, nbytes, sink, theirs)
+            arguments = ({**environ, "RANK": str(rank)}, nbytes, piece_bytes, sink, theirs)
             self._processes.append(context.Process(target=run_rank, args=arguments, daemon=True))
             self._processes[-1].start()
             self._pipes.append(ours)
@@ -137,7 +140,7 @@ def measure(ranks: Sequence[int] = (2, 4), gib: float = 1.0, updates: int = 5) -
 
 def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
     with sinks(1, nbytes, PIECE_BYTES) as (sink,):
-        trainer = Trainer(ranks, nbytes, sink.address)
+        trainer = Trainer(ranks, nbytes, PIECE_BYTES, sink.address)
         sink.ask("fill source")
         sink.answer()
         taken: dict[str, list[float]] = {way: [] for way in ("copy", *WAYS)}
