@@ -1,8 +1,9 @@
-"""Measures on the host how fast a delta is found, decoded, committed and rolled back, against a copy of as many bytes.
+"""Measures on the host how fast a delta is found, located, committed and rolled back, against a copy of as many bytes.
 
-Rates are of the bytes of the whole range, BF16, of which some elements have changed at random places. Each is measured
-beside a copy of that range, in turns, and the ratio is the median of rounds. All cores work, and the time is the
-processor's, so what else runs on the machine counts for little.
+Rates are of the bytes of the whole range, BF16, of which some elements have changed at random places. A sink serves it
+as it comes, and has located what has changed when it could be exchanged. Each step is measured beside a copy of that
+range, in turns, and the ratio is the median of rounds. All cores work, and the time is the processor's, so what else
+runs on the machine counts for little.
 Usage: ``python -m benchmarks.deltas``.
 """
 
@@ -14,12 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 
 from benchmarks._report import Row, report
-from ckpt_transport.deltas import ElementExchange, decode, encode
-from ckpt_transport.memory import copy_bytes
+from ckpt_transport.deltas import ElementMap, HostExchange, encode, locate_on_host
+from ckpt_transport.memory import ElementCopy, StridedBytes, copy_bytes
+from ckpt_transport.planning import Carrier, PlacedTensor, TensorSpec
 
 HOST = torch.device("cpu")
 UNIT = 2
@@ -44,20 +47,31 @@ def _measure(nbytes: int, share: float, rounds: int) -> list[Row]:
     assert encoded.count == len(changed), "changes are wrong"
     steps: dict[str, Callable[[], object]] = {"diff": lambda: encode(base, new, UNIT)}
     if encoded.count:
-        places, values = decode(encoded.raw, encoded.form, UNIT, nbytes, encoded.count)
         served = base.clone()
-        exchange = ElementExchange(served.data_ptr() + UNIT * places, values, UNIT, HOST)
-        exchange.run()
+        carrier = Carrier("carrier", 0, 0, nbytes, UNIT, encoded.form, encoded.count)
+        known, bases = _served_as_it_comes(len(units)), np.array([served.data_ptr()])
+
+        def locate() -> HostExchange:
+            return HostExchange(locate_on_host([carrier], {carrier.name: encoded.raw}, known, bases))
+
+        exchange = locate()
+        exchange.exchange()
         assert torch.equal(served, new), "bytes are wrong after the commit"
-        exchange.run()
+        exchange.exchange()
         assert torch.equal(served, base), "bytes are wrong after rolling back"
-        steps["decode"] = lambda: decode(encoded.raw, encoded.form, UNIT, nbytes, encoded.count)
-        steps["commit, or roll back"] = exchange.run
+        steps["decode and locate"] = locate
+        steps["commit, or roll back"] = exchange.exchange
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, work in steps.items():
             taken[name].append((_processor_seconds(lambda: copy_bytes(copied, base)), _processor_seconds(work)))
     return [_row(f"{name}, {share:.0%} changed", nbytes, pairs, encoded.raw.numel()) for name, pairs in taken.items()]
+
+
+def _served_as_it_comes(units: int) -> ElementMap:
+    spec = TensorSpec("served", "BF16", (units,))
+    copies = StridedBytes.of([ElementCopy(0, 0, 0, 0, UNIT, (units,), (UNIT,), (UNIT,))])
+    return ElementMap([PlacedTensor(spec, 0, 0, spec.nbytes)], [spec], copies, HOST)
 
 
 def _processor_seconds(work: Callable[[], object]) -> float:
@@ -83,7 +97,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Repetitions.")] = 5,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
 ) -> None:
-    """Find, decode, commit and roll back deltas of several densities."""
+    """Find, locate, commit and roll back deltas of several densities."""
     report(measure(mib, rounds), json)
 
 

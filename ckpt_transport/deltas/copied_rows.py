@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     reads: Numbers
     writes: Numbers
 
-    def take(self, which: Numbers | npt.NDArray[np.bool_]) -> Rows:
+    def take(self, which: Numbers | npt.NDArray[np.bool_] | slice) -> Rows:
         return Rows(*(column[which] for column in self))
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
 import torch
 
 from ckpt_transport.deltas.carried_blocks import SomeBlocks
-from ckpt_transport.deltas.carriers import DeltaRange
 from ckpt_transport.deltas.copied_rows import Numbers, apart, rows_of
 from ckpt_transport.deltas.host_elements import HostElements
-from ckpt_transport.deltas.row_layer import Layer, Located, NearRows
+from ckpt_transport.deltas.row_layer import Layer, NearRows
 from ckpt_transport.deltas.served_spans import ServedSpans
 from ckpt_transport.memory import StridedBytes
 from ckpt_transport.planning import Carrier, PlacedTensor, TensorSpec
@@ -27,7 +26,7 @@ class ElementMap:
     Args:
         placed: the version's tensors, and where they lie.
         specs, copies: see :class:`~ckpt_transport.engine.ServedElements`.
-        device: where positions are given and addresses are wanted.
+        device: where kernels look elements up, if they do.
 
     Raises:
         DeltaRefusedError: a tensor is not one of ``specs``, or is copied in a way in which elements cannot be followed.
@@ -42,21 +41,6 @@ class ElementMap:
         self._starts = [0, *accumulate(sizes)]
         rows = rows_of(placed, self._starts, specs, copies)
         self._layers = [Layer(layer, device) for layer in apart(rows)]
-
-    def locate(self, where: Carrier | DeltaRange, positions: torch.Tensor, bases: torch.Tensor) -> Iterator[Located]:
-        """Find the addresses of elements of a range, those of one layer after the other.
-
-        Args:
-            where: the range.
-            positions: of each element's first byte in the extent, ascending; int64.
-            bases: the address of each served tensor; int64.
-        """
-        if where.extent + 1 < len(self._starts):
-            start, end = self._starts[where.extent : where.extent + 2]
-            low, high = start + where.offset, min(start + where.offset + where.nbytes, end)
-            for layer in self._layers:
-                if found := layer.locate(low, high, positions, start, where.unit, bases):
-                    yield found
 
     def near(self, carriers: Sequence[Carrier]) -> tuple[Numbers, list[NearRows]]:
         """The position of each carrier's range, and which rows of each layer it may meet."""
@@ -73,18 +57,18 @@ class ElementMap:
         """Where elements may go, when the served tensors have these addresses."""
         return ServedSpans.of([layer.rows for layer in self._layers], bases)
 
-    def locate_on_host(self, where: Carrier | DeltaRange, some: SomeBlocks, bases: Numbers) -> list[HostElements]:
-        """Find elements of a range in host memory. One that goes to several places has a value for each.
+    def locate_on_host(self, carrier: Carrier, some: SomeBlocks, bases: Numbers) -> list[HostElements]:
+        """Find elements of a carrier in host memory. One that goes to several places has a value for each.
 
         Args:
-            where: the range.
+            carrier: says where its range is.
             some: elements of it. Their values are used where they are.
             bases: the address of each served tensor.
         """
         found: list[HostElements] = []
-        if where.extent + 1 < len(self._starts) and len(some.places):
-            start, end = self._starts[where.extent : where.extent + 2]
+        if carrier.extent + 1 < len(self._starts) and len(some.places):
+            start, end = self._starts[carrier.extent : carrier.extent + 2]
             for number, layer in enumerate(self._layers):
-                parts = layer.locate_on_host(start + where.offset, end, some, where.unit, bases)
+                parts = layer.locate_on_host(start + carrier.offset, end, some, carrier.unit, bases)
                 found += (part._replace(values=part.values.copy()) for part in parts) if number else parts
         return found

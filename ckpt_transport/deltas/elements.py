@@ -12,7 +12,7 @@ from ckpt_transport.errors import DeltaRefusedError
 
 
 class Elements(NamedTuple):
-    """Where elements of one size are, and what they become: :class:`~ckpt_transport.deltas.ElementExchange` does it."""
+    """Where elements of one size are, and what they become: :class:`~ckpt_transport.deltas.DeviceExchange` does it."""
 
     addresses: torch.Tensor
     values: torch.Tensor

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ckpt_transport.deltas.all_cores import by_all_cores
 from ckpt_transport.deltas.host_elements import HostElements, Places, Units
-from ckpt_transport.memory import uninterrupted
 
 CHUNK_ELEMENTS = 1 << 16
 """So many are kept aside at a time, and fewer where they lie far apart."""
@@ -50,18 +49,13 @@ class HostExchange:
         self.nbytes = sum(part.places.nbytes + part.values.nbytes for part in self._parts)
         self.count = sum(part.values.size for part in self._parts)
 
-    def run(self) -> None:
-        """Exchange. All is done when this returns; an interrupt waits until then."""
-        if self._parts:
-            uninterrupted(self.exchange)
-
     def changes(self) -> Iterator[Changes]:
         """What the last exchange has changed, in parts. It holds as long as nobody else writes there."""
         for part, memory in zip(self._parts, self._memory, strict=True):
             yield Changes(part.addresses, part.values, memory[part.places])
 
     def exchange(self) -> None:
-        """As :meth:`run`; an interrupt is not kept away."""
+        """All is done when this returns; an interrupt is not kept away."""
         by_all_cores(self._exchange_part, range(len(self._parts)))
 
     def _exchange_part(self, number: int) -> None:

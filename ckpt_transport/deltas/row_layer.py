@@ -18,20 +18,6 @@ ELEMENTS_OF_A_ROW = 512
 """Where a row has so many on the host, to look at rows one by one is sooner than at elements."""
 FEW_ROWS = 4
 """So many are always looked at one by one."""
-SINGLE_COLUMNS = 6
-"""Of rows, before those that have dimensions."""
-
-
-class Located(NamedTuple):
-    """Where some of the elements are that were asked about.
-
-    Attributes:
-        addresses: of the first byte of each.
-        which: numbers of the elements, in the order in which they were given. One may be at several addresses.
-    """
-
-    addresses: torch.Tensor
-    which: torch.Tensor
 
 
 class NearRows(NamedTuple):
@@ -65,10 +51,7 @@ class Layer:
     def __init__(self, rows: Rows, device: torch.device) -> None:
         self.rows = rows
         self._depth = (rows.counts > 1).sum(axis=1)
-        count, dimensions = rows.counts.shape
         self._table = put(np.concatenate([np.ravel(column.T) for column in rows]), device)
-        single, several = self._table[: SINGLE_COLUMNS * count], self._table[SINGLE_COLUMNS * count :]
-        self._columns = [*single.view(SINGLE_COLUMNS, count), *several.view(3, dimensions, count).transpose(1, 2)]
 
     def near(self, lows: Numbers, highs: Numbers) -> NearRows:
         """The rows that hold something between a low position and a high one, of several."""
@@ -78,45 +61,6 @@ class Layer:
         count, dimensions = self.rows.counts.shape
         low, high = self.rows.low[np.minimum(first, count - 1)], self.rows.high[np.maximum(last, 1) - 1]
         return NearRows(self._table, count, dimensions, first, last, low, high, np.where(first < last, most, 0))
-
-    def locate(
-        self, low: int, high: int, positions: torch.Tensor, start: int, unit: int, bases: torch.Tensor
-    ) -> Located | None:
-        """The elements that one of the rows holds; None where none can.
-
-        Args:
-            low, high: between which positions the elements lie.
-            positions, bases: as those of :meth:`ElementMap.locate`.
-            start: the position from which these are counted.
-            unit: bytes of an element.
-        """
-        first = int(np.searchsorted(self.rows.high, low, side="right"))
-        last = int(np.searchsorted(self.rows.low, high, side="left"))
-        if first >= last:
-            return None
-        lows, highs, begins, target, write, run, counts, reads, writes = (
-            column[first:last] for column in self._columns
-        )
-        row = _holding(lows - start, positions)
-        found = positions <= (highs - (start + unit))[row]
-        found &= positions >= lows[0] - start
-        depth = int(self._depth[first:last].max())
-        if not depth:
-            which = found.nonzero().squeeze(1)
-            return Located((positions + (bases[target] + write - begins + start)[row])[which], which)
-        within = positions - (begins - start)[row]
-        addresses = (bases[target] + write)[row]
-        dimensions = counts.shape[1]
-        for dimension in range(dimensions - depth, dimensions):
-            stride = reads[:, dimension][row]
-            step = within // stride
-            found &= step < counts[:, dimension][row]
-            addresses += step * writes[:, dimension][row]
-            within -= step * stride
-        found &= within <= (run - unit)[row]
-        addresses += within
-        which = found.nonzero().squeeze(1)
-        return Located(addresses[which], which)
 
     def locate_on_host(
         self, offset: int, end: int, some: SomeBlocks, unit: int, bases: Numbers
@@ -135,7 +79,7 @@ class Layer:
         first = int(np.searchsorted(self.rows.high, low, side="right"))
         last = int(np.searchsorted(self.rows.low, high, side="left"))
         if (last - first) * ELEMENTS_OF_A_ROW > len(some.places) + FEW_ROWS * ELEMENTS_OF_A_ROW:
-            yield from self._by_elements(origin, end, some, unit, bases)
+            yield from _looked_up(self.rows.take(slice(first, last)), origin, some, unit, bases)
             return
         for number in range(first, last):
             begin, until = (
@@ -153,16 +97,7 @@ class Layer:
             elif row.is_even(origin, unit):
                 yield from row.strided(origin, part, unit, int(bases[row.target]))
             else:
-                yield from self._by_elements(origin, end, part, unit, bases)
-
-    def _by_elements(
-        self, origin: int, end: int, some: SomeBlocks, unit: int, bases: Numbers
-    ) -> Iterator[HostElements]:
-        positions = some.places.astype(np.int64) * unit
-        low, high = origin + int(positions[0]), min(origin + int(positions[-1]) + unit, end)
-        found = self.locate(low, high, torch.from_numpy(positions), origin, unit, torch.from_numpy(bases))
-        if found is not None and len(found.which):
-            yield HostElements.at(found.addresses.numpy(), some.values.take(found.which.numpy()))
+                yield from _looked_up(self.rows.take(slice(number, number + 1)), origin, part, unit, bases)
 
 
 def _before(places: Places, place: int) -> int:
@@ -172,10 +107,28 @@ def _before(places: Places, place: int) -> int:
     return len(places) if place > int(places[-1]) else int(places.searchsorted(np.int32(place)))
 
 
-def _holding(lows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def _looked_up(rows: Rows, origin: int, some: SomeBlocks, unit: int, bases: Numbers) -> Iterator[HostElements]:
+    """The elements that rows hold, each of which is looked up; in the terms of :meth:`Layer.locate_on_host`."""
+    positions = some.places.astype(np.int64) * unit + origin
+    row = _holding(rows.low, positions)
+    found = positions >= rows.low[0]
+    found &= positions <= (rows.high - unit)[row]
+    within = positions - rows.begin[row]
+    addresses = (bases[rows.target] + rows.write)[row]
+    for dimension in np.flatnonzero((rows.counts > 1).any(axis=0)):
+        stride = rows.reads[:, dimension][row]
+        step = within // stride
+        found &= step < rows.counts[:, dimension][row]
+        addresses += step * rows.writes[:, dimension][row]
+        within -= step * stride
+    found &= within <= (rows.run - unit)[row]
+    addresses += within
+    which = np.flatnonzero(found)
+    if len(which):
+        yield HostElements.at(addresses.take(which), some.values.take(which))
+
+
+def _holding(lows: Numbers, positions: Numbers) -> Numbers:
     """For each position the last row that begins at or before it; the first row for what comes before all."""
-    bounds = torch.searchsorted(positions, lows[1:])
-    times = torch.diff(bounds, prepend=bounds.new_zeros(1), append=bounds.new_full((1,), len(positions)))
-    if times.is_cpu:  # torch has several cores repeat, however few there are
-        return torch.from_numpy(np.repeat(np.arange(len(times)), times.numpy()))
-    return torch.repeat_interleave(times, output_size=len(positions))
+    bounds = np.searchsorted(positions, lows[1:])
+    return np.repeat(np.arange(len(lows)), np.diff(bounds, prepend=0, append=len(positions)))

@@ -10,6 +10,7 @@ import torch
 
 from ckpt_transport.deltas import (
     Changes,
+    DeviceExchange,
     ElementExchange,
     ElementMap,
     HostElements,
@@ -88,7 +89,7 @@ class DeltaEngine(Engine):
         self._found: dict[int, list[HostElements]] = {}
         self._known: Sequence[ElementMap] = ()
         self._bases = torch.empty(0, dtype=torch.int64)
-        self._exchanges: list[ElementExchange | HostExchange] = []
+        self._exchanges: list[ElementExchange] = []
         self._beside = 0
         """Bytes of carriers that lie beside values, which stay where they came."""
         self._place: tuple[object, tuple[int, ...]] = None, ()
@@ -247,8 +248,7 @@ class DeltaEngine(Engine):
         bases = np.array(self._place[1], np.int64)
         if not go_apart([known.spans(bases) for known in self._known]):
             found = each_once(found)
-        for unit, (addresses, values) in found.items():
-            self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
+        self._exchanges += map(DeviceExchange, found.values())
 
     def _look_at(self, elements: ServedElements) -> None:
         """What is served is there now. What was located elsewhere is located anew."""

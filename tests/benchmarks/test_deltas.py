@@ -10,7 +10,12 @@ from benchmarks import delta_fp8, delta_gpu, delta_passes, delta_shares, deltas,
 def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:
     rows = deltas.measure(mib=1, rounds=1)
     assert len(rows) == 3 * len(deltas.SHARES) - 2
-    assert [row.name for row in rows][:2] == ["diff, 0% changed", "diff, 1% changed"]
+    assert [row.name for row in rows][:4] == [
+        "diff, 0% changed",
+        "diff, 1% changed",
+        "decode and locate, 1% changed",
+        "commit, or roll back, 1% changed",
+    ]
 
 
 def test_given_the_passes_of_a_diff_then_they_find_what_it_finds_and_each_has_a_time() -> None:

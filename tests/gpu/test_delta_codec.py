@@ -1,14 +1,15 @@
-"""A GPU finds, decodes and exchanges what differs as the host does."""
+"""A GPU finds and exchanges what differs as the host does."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ckpt_transport.deltas import UNIT_DTYPES, ElementExchange, decode, encode
+from ckpt_transport.deltas import UNIT_DTYPES, DeviceExchange, Elements, encode, exchange_each
 from ckpt_transport.deltas.sections import BLOCK_UNITS
 from ckpt_transport.deltas.torch_encoding import encode_by_torch
 from ckpt_transport.memory.launch import has_kernels
+from tests.carried import elements_of
 
 pytestmark = pytest.mark.skipif(not has_kernels(), reason="needs Triton")
 GPU = torch.device("cuda", 0)
@@ -29,12 +30,10 @@ def test_given_two_versions_on_a_gpu_when_their_delta_is_exchanged_twice_then_by
     for made in (encoded, encode_by_torch(old, now, unit)):
         assert (made.form, made.count) == (expected.form, expected.count)
         assert torch.equal(made.raw.cpu(), expected.raw)
-    places, values = decode(encoded.raw, encoded.form, unit, unit * UNITS, encoded.count)
-    there = decode(expected.raw, expected.form, unit, unit * UNITS, expected.count)
-    assert torch.equal(places.cpu(), there.places)
-    assert torch.equal(values.cpu(), there.values)
-    exchange = ElementExchange(old.data_ptr() + unit * places, values, unit, GPU)
-    exchange.run()
+    places, values = elements_of(expected.raw, expected.form, unit, unit * UNITS, expected.count)
+    addresses = torch.from_numpy(places).to(GPU) * unit + old.data_ptr()
+    exchange = DeviceExchange(Elements(addresses, torch.from_numpy(values.view(f"i{unit}")).to(GPU)))
+    exchange_each([exchange], GPU)
     assert torch.equal(old, now)
-    exchange.run()
+    exchange_each([exchange], GPU)
     assert torch.equal(old.cpu(), base)

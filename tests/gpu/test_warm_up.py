@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.deltas import ElementExchange, element_exchange, why_no_exchange
+from ckpt_transport.deltas import DeviceExchange, Elements, device_exchange, exchange_each, why_no_exchange
 from ckpt_transport.memory import compile_kernels, copy_table, has_copy_tables
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.engine import TorchEngine
@@ -47,10 +47,10 @@ def test_given_an_engine_that_was_not_warmed_up_then_kernels_are_compiled_before
 def test_given_elements_that_are_to_be_exchanged_then_the_kernel_is_compiled_before_that() -> None:
     if why_no_exchange(GPU):
         return
-    element_exchange._kernel_on.cache_clear()
+    device_exchange._kernel_on.cache_clear()
     served, brought = torch.zeros(2, dtype=torch.int16, device=GPU), torch.ones(1, dtype=torch.int16, device=GPU)
-    exchange = ElementExchange(torch.tensor([served.data_ptr()], device=GPU), brought, 2, GPU)
-    assert element_exchange._kernel_on(GPU, torch.int16).compiled is not None
+    exchange = DeviceExchange(Elements(torch.tensor([served.data_ptr()], device=GPU), brought))
+    assert device_exchange._kernel_on(GPU, torch.int16).compiled is not None
     assert served.tolist() == [0, 0]
-    exchange.run()
+    exchange_each([exchange], GPU)
     assert served.tolist() == [1, 0]

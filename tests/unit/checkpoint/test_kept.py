@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from ckpt_transport.checkpoint import Store, StoredVersion
-from ckpt_transport.deltas import CopiedBytes, decode, find_differences, ranges_of
+from ckpt_transport.deltas import CopiedBytes, find_differences, ranges_of
 from ckpt_transport.errors import StoreError
+from tests.carried import elements_of
 from tests.unit.safetensors_files import segments
 
 
@@ -61,9 +63,9 @@ def test_given_what_differs_then_it_is_carried_beside_the_pools_of_both_versions
             (carrier,) = delta.manifest.deltas[0].carriers
             placed = delta.manifest.tensors[0]
             raw = delta.buffers[0].tensor[placed.offset : placed.offset + placed.nbytes]
-            decoded = decode(raw, carrier.form, carrier.unit, carrier.nbytes, carrier.count)
-            assert decoded.places.tolist() == [3 * 7 + 3]
-            assert decoded.values.view(torch.float32).tolist() == [5.0]
+            places, values = elements_of(raw, carrier.form, carrier.unit, carrier.nbytes, carrier.count)
+            assert places.tolist() == [3 * 7 + 3]
+            assert values.view(np.float32).tolist() == [5.0]
             store.carriers.let_go(delta)
             store.unregister(f"{step}")
             assert len(segments()) == 3

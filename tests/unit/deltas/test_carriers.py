@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from ckpt_transport import dtypes
 from ckpt_transport.deltas import (
-    UNIT_DTYPES,
     CopiedBytes,
     Differences,
     carriers,
-    decode,
     delta_manifest,
     find_differences,
     host_encoding,
@@ -26,6 +24,7 @@ from ckpt_transport.deltas import (
 from ckpt_transport.deltas.host_changes import ChangedUnits, changed_units
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import DeltaForm, Extent, Manifest, PlacedTensor, TensorSpec
+from tests.carried import elements_of
 
 MIB = 1 << 20
 TYPES = ("F8_E4M3", "BF16", "F32", "I64")
@@ -81,8 +80,8 @@ def rebuilt(base: torch.Tensor, differences: Differences) -> torch.Tensor:
     """What a sink that serves ``base`` makes of what differs."""
     serves = base.clone()
     for (_, offset, nbytes, unit), encoded, _ in differences.found:
-        places, values = decode(encoded.raw, encoded.form, unit, nbytes, encoded.count)
-        serves[offset : offset + nbytes].view(UNIT_DTYPES[unit])[places] = values
+        places, values = elements_of(encoded.raw, encoded.form, unit, nbytes, encoded.count)
+        serves[offset : offset + nbytes].numpy().view(f"u{unit}")[places] = values
     return serves
 
 

@@ -1,4 +1,4 @@
-"""What is decoded is what differs, bit for bit, whatever the bytes mean; bytes that lie are refused."""
+"""What is read from a carrier is what differs, bit for bit, whatever the bytes mean; bytes that lie are refused."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import UNIT_DTYPES, Encoded, decode, encode, torch_decoding
+from ckpt_transport.deltas import UNIT_DTYPES, Encoded, encode
 from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, sections
 from ckpt_transport.deltas.torch_encoding import encode_by_torch
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import DeltaForm
+from tests.carried import elements_of
 
 UNITS = st.sampled_from(sorted(UNIT_DTYPES))
 MANY = 2 * BLOCK_UNITS + 77
@@ -33,23 +34,21 @@ def some(units: int, share: float, seed: int) -> np.ndarray:
 
 
 def check(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
-    """Encode, decode, and bring the base to the new version."""
+    """Encode, read, and bring the base to the new version."""
     encoded = encode(base, new, unit)
-    places, values = decode(encoded.raw, encoded.form, unit, new.numel(), encoded.count)
-    assert places.dtype == torch.int64
-    assert values.dtype == UNIT_DTYPES[unit]
+    places, values = elements_of(encoded.raw, encoded.form, unit, new.numel(), encoded.count)
     assert len(places) == len(values) == encoded.count
     brought = base.clone()
-    brought.numpy().view(f"u{unit}")[places.numpy()] = values.numpy().view(f"u{unit}")
+    brought.numpy().view(f"u{unit}")[places] = values
     assert torch.equal(brought, new)
     if encoded.form is not DeltaForm.WHOLE:
         differ = base.numpy().view(f"u{unit}") != new.numpy().view(f"u{unit}")
-        assert np.array_equal(places.numpy(), np.flatnonzero(differ))
+        assert np.array_equal(places, np.flatnonzero(differ))
     return encoded
 
 
 @given(unit=UNITS, units=COUNTS, share=st.sampled_from([0, 0.003, 0.05, 0.2, 0.99, 1]), seed=st.integers(0, 99))
-def test_given_two_versions_then_what_is_decoded_makes_one_of_the_other(
+def test_given_two_versions_then_what_is_carried_makes_one_of_the_other(
     unit: int, units: int, share: float, seed: int
 ) -> None:
     check(*changed(unit, units, some(units, share, seed), seed), unit)
@@ -83,21 +82,13 @@ def test_given_a_density_then_the_form_is_taken_that_has_the_fewest_bytes(
 
 
 @given(unit=UNITS, units=COUNTS, share=st.sampled_from([0, 0.003, 0.05, 0.2, 0.99, 1]), seed=st.integers(0, 99))
-def test_given_two_versions_then_operations_of_torch_encode_and_decode_as_the_host_does(
+def test_given_two_versions_then_operations_of_torch_encode_as_the_host_does(
     unit: int, units: int, share: float, seed: int
 ) -> None:
     base, new = changed(unit, units, some(units, share, seed), seed)
     encoded, by_torch = encode(base, new, unit), encode_by_torch(base, new, unit)
     assert (encoded.form, encoded.count) == (by_torch.form, by_torch.count)
     assert torch.equal(encoded.raw, by_torch.raw)
-    if encoded.count and encoded.form is not DeltaForm.WHOLE:
-        at = sections(encoded.form, unit, units, encoded.count)
-        first, places = encoded.raw[: at.places], encoded.raw[at.places :][: 2 * encoded.count]
-        if encoded.form is DeltaForm.LIST:
-            found = torch_decoding.listed(first[: 4 * block_count(units)], places, units)
-        else:
-            found = torch_decoding.masked(first[: -(-units // 8)], units, encoded.count)
-        assert torch.equal(found, decode_places(encoded, unit, unit * units))
 
 
 def test_given_nothing_that_differs_then_nothing_is_carried() -> None:
@@ -115,12 +106,12 @@ def test_given_signed_zeros_and_nans_of_other_bits_then_they_differ(dtype: torch
     size = dtype.itemsize
     new[size - 1] = 0x80
     new[5 * size] ^= 1
-    places = decode_places(check(base, new, size), size, base.numel())
+    places = places_of(check(base, new, size), size, base.numel())
     assert places.tolist() == [0, 5]
 
 
-def decode_places(encoded: Encoded, unit: int, nbytes: int) -> torch.Tensor:
-    return decode(encoded.raw, encoded.form, unit, nbytes, encoded.count).places
+def places_of(encoded: Encoded, unit: int, nbytes: int) -> np.ndarray:
+    return elements_of(encoded.raw, encoded.form, unit, nbytes, encoded.count)[0]
 
 
 @given(start=st.integers(0, 9), behind=st.integers(0, 9), unit=UNITS)
@@ -131,16 +122,8 @@ def test_given_slices_of_other_memory_then_only_they_are_compared(start: int, be
     other = torch.cat([around[2], new, around[3]])[len(around[2]) :][: new.numel()]
     encoded = check(one, other, unit)
     moved = torch.cat([around[0], encoded.raw])[start:]
-    assert torch.equal(decode_places(Encoded(encoded.form, encoded.count, moved), unit, 1000 * unit),
-                       decode_places(encoded, unit, 1000 * unit))  # fmt: skip
-
-
-def test_given_values_that_were_decoded_when_they_are_written_then_the_carrier_is_as_it_was() -> None:
-    for share in (0.01, 0.3, 1):
-        encoded = encode(*changed(2, MANY, some(MANY, share, 3)), 2)
-        before = encoded.raw.clone()
-        decode(encoded.raw, encoded.form, 2, 2 * MANY, encoded.count).values.zero_()
-        assert torch.equal(encoded.raw, before)
+    found = places_of(Encoded(encoded.form, encoded.count, moved), unit, 1000 * unit)
+    assert np.array_equal(found, places_of(encoded, unit, 1000 * unit))
 
 
 @given(
@@ -150,12 +133,12 @@ def test_given_values_that_were_decoded_when_they_are_written_then_the_carrier_i
     count=st.one_of(st.integers(-9, 1 << 12), st.integers(1 << 40, 1 << 62)),
     raw=st.binary(max_size=300),
 )
-def test_given_any_bytes_then_they_are_refused_or_decoded_as_claimed(
+def test_given_any_bytes_then_they_are_refused_or_read_as_claimed(
     form: DeltaForm, unit: int, nbytes: int, count: int, raw: bytes
 ) -> None:
     carried = torch.from_numpy(np.frombuffer(bytearray(raw), np.uint8))
     try:
-        places, values = decode(carried, form, unit, nbytes, count)
+        places, values = elements_of(carried, form, unit, nbytes, count)
     except CheckpointError:
         return
     assert len(places) == len(values) == count
@@ -171,7 +154,7 @@ def test_given_one_byte_that_lies_then_places_are_refused_or_still_ascend(
     encoded = encode(*changed(unit, units, some(units, share, 1)), unit)
     encoded.raw[at % encoded.raw.numel()] ^= by
     try:
-        places = decode_places(encoded, unit, unit * units)
+        places = places_of(encoded, unit, unit * units)
     except CheckpointError:
         return
     assert len(places) == encoded.count
@@ -191,7 +174,7 @@ def test_given_counts_that_do_not_add_up_then_the_error_says_so() -> None:
         raw, count = a_list()
         raw[:4].view(torch.int32).fill_(lie)
         with pytest.raises(CheckpointError, match="do not add up to its 4 elements"):
-            decode(raw, DeltaForm.LIST, 2, 2 * MANY, count)
+            elements_of(raw, DeltaForm.LIST, 2, 2 * MANY, count)
 
 
 def test_given_places_that_do_not_ascend_or_lie_outside_then_the_error_says_so() -> None:
@@ -200,7 +183,7 @@ def test_given_places_that_do_not_ascend_or_lie_outside_then_the_error_says_so()
         raw, count = a_list()
         raw[at:][2 * place :][:2].view(torch.int16).fill_(lie)
         with pytest.raises(CheckpointError, match=f"do not ascend within its range of {MANY} elements"):
-            decode(raw, DeltaForm.LIST, 2, 2 * MANY, count)
+            elements_of(raw, DeltaForm.LIST, 2, 2 * MANY, count)
 
 
 def test_given_a_mask_with_a_bit_too_many_or_outside_then_the_error_says_so() -> None:
@@ -210,24 +193,12 @@ def test_given_a_mask_with_a_bit_too_many_or_outside_then_the_error_says_so() ->
         assert encoded.form is DeltaForm.MASK
         encoded.raw[0] = lie
         with pytest.raises(CheckpointError, match="does not have 50 bits within its range of 100 elements"):
-            decode(encoded.raw, encoded.form, 2, 200, encoded.count)
+            elements_of(encoded.raw, encoded.form, 2, 200, encoded.count)
     encoded = encode(base, new, 2)
     encoded.raw[0] = 0b01010100
     encoded.raw[12] |= 0b10000
     with pytest.raises(CheckpointError, match="does not have 50 bits within"):
-        decode(encoded.raw, encoded.form, 2, 200, encoded.count)
-
-
-def test_given_bytes_that_lie_then_operations_of_torch_refuse_them_as_the_host_does() -> None:
-    at = sections(DeltaForm.LIST, 2, MANY, 4).places
-    for first, lie, message in ((0, 3, "do not add up"), (0, -1, "do not add up"), (at + 6, 77, "do not ascend")):
-        raw, count = a_list()
-        raw[first:][:2].view(torch.int16).fill_(lie)
-        with pytest.raises(CheckpointError, match=message):
-            torch_decoding.listed(raw[: 4 * block_count(MANY)], raw[at:][: 2 * count], MANY)
-    for bits in ([0b111], [0b1], [0b1, 0b10]):
-        with pytest.raises(CheckpointError, match="does not have 2 bits within its range of 9 elements"):
-            torch_decoding.masked(torch.tensor([*bits, 0][:2], dtype=torch.uint8), 9, 2)
+        elements_of(encoded.raw, encoded.form, 2, 200, encoded.count)
 
 
 @pytest.mark.parametrize("form", DeltaForm)
@@ -237,16 +208,16 @@ def test_given_a_byte_more_or_less_then_the_error_names_both_lengths(form: Delta
     assert encoded.form is form
     for raw in (encoded.raw[:-1], torch.cat([encoded.raw, encoded.raw[:1]]), encoded.raw[:0]):
         with pytest.raises(CheckpointError, match=f"takes {encoded.raw.numel()} bytes and not {raw.numel()}"):
-            decode(raw, form, 2, 2000, encoded.count)
+            elements_of(raw, form, 2, 2000, encoded.count)
 
 
 def test_given_claims_that_cannot_be_then_they_are_refused_before_anything_is_read() -> None:
     nothing = torch.empty(0, dtype=torch.uint8)
     for unit, nbytes, count in ((3, 9, 1), (2, 9, 1), (2, -2, 0), (2, 8, 5), (2, 8, -1)):
         with pytest.raises(CheckpointError, match=f"claims {count} elements of {unit} bytes"):
-            decode(nothing, DeltaForm.LIST, unit, nbytes, count)
+            elements_of(nothing, DeltaForm.LIST, unit, nbytes, count)
     with pytest.raises(CheckpointError, match="carries a range of 4 elements whole, and claims 3"):
-        decode(nothing, DeltaForm.WHOLE, 2, 8, 3)
+        elements_of(nothing, DeltaForm.WHOLE, 2, 8, 3)
     with pytest.raises(CheckpointError, match="has 4 bytes"):
-        decode(torch.zeros(4, dtype=torch.uint8), DeltaForm.LIST, 2, 8, 0)
+        elements_of(torch.zeros(4, dtype=torch.uint8), DeltaForm.LIST, 2, 8, 0)
     assert block_count(0) == 0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import ElementExchange, ElementMap, HostExchange, decode, locate_on_host
+from ckpt_transport.deltas import ElementMap, HostExchange, encode, locate_on_host
 from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import ElementCopy, StridedBytes
-from ckpt_transport.planning import Carrier, DeltaForm, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Carrier, PlacedTensor, TensorSpec
 from ckpt_transport.replay import Recording, record
 from ckpt_transport.replay.divided_layout import DividedLayout
 from tests.deltas import Tensors, delta_of
@@ -50,20 +52,14 @@ def follows(
     assert not divided.modules
     elements = divided.elements
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    bases = torch.tensor([named[name].data_ptr() for name in elements.targets])
+    bases = np.array([named[name].data_ptr() for name in elements.targets])
     delta, brought = delta_of("old", old, new, range_bytes)
     known = ElementMap(delta.tensors, recording.layout.sources, elements.copies, CPU)
-    exchanges: list[ElementExchange | HostExchange] = []
-    for carrier in delta.carriers:
-        places, values = decode(brought[carrier.name], carrier.form, carrier.unit, carrier.nbytes, carrier.count)
-        for addresses, which in known.locate(carrier, places * carrier.unit + carrier.offset, bases):
-            exchanges.append(ElementExchange(addresses, values[which], carrier.unit, CPU))
-    located = (locate_on_host([each], brought, known, bases.numpy()) for each in delta.carriers)
-    for found in (exchanges, [HostExchange(parts) for parts in located]):
-        for expected in (after, before):
-            for exchange in found:
-                exchange.run()
-            assert same(expected, state(module)) == []
+    exchanges = [HostExchange(locate_on_host([each], brought, known, bases)) for each in delta.carriers]
+    for expected in (after, before):
+        for exchange in exchanges:
+            exchange.exchange()
+        assert same(expected, state(module)) == []
     return recording
 
 
@@ -211,10 +207,27 @@ def test_given_a_tensor_in_two_parts_then_each_element_is_found_where_its_part_l
         PlacedTensor(SPEC, 0, 512, 24),
         PlacedTensor(SPEC, 1, 0, 40, start=24),
     )
-    bases = torch.tensor([10_000])
-    one, other = Carrier("a", 0, 256, 512, 2, DeltaForm.LIST, 3), Carrier("b", 1, 0, 64, 2, DeltaForm.LIST, 3)
-    (found,) = known.locate(one, torch.tensor([300, 512, 534, 536]), bases)
-    assert (found.addresses.tolist(), found.which.tolist()) == ([10_100, 10_122], [1, 2])
-    (found,) = known.locate(other, torch.tensor([0, 38, 40]), bases)
-    assert (found.addresses.tolist(), found.which.tolist()) == ([10_124, 10_162], [0, 1])
-    assert not list(known.locate(Carrier("c", 7, 0, 64, 2, DeltaForm.LIST, 1), torch.tensor([0]), bases))
+    assert located(known, 0, 256, 512, [300, 512, 534, 536]) == {10_100: 2, 10_122: 3}
+    assert located(known, 1, 0, 64, [0, 38, 40]) == {10_124: 1, 10_162: 2}
+    assert located(known, 7, 0, 64, [0]) == {}
+
+
+def test_given_many_tensors_that_lie_here_in_part_when_all_has_changed_then_only_what_lies_here_is_found() -> None:
+    specs = [TensorSpec(f"t{number}", "BF16", (4, 8)) for number in range(8)]
+    placed = [PlacedTensor(spec, 0, 64 * number + 64, 32, start=24) for number, spec in enumerate(specs)]
+    copies = [ElementCopy(number, 0, 0, 100 * number, 2, (32,), (2,), (2,)) for number in range(8)]
+    known = ElementMap(placed, specs, StridedBytes.of(copies), CPU)
+    expected = [10_000 + 100 * number + byte for number in range(8) for byte in range(24, 56, 2)]
+    assert sorted(located(known, 0, 0, 640, list(range(0, 640, 2)))) == expected
+
+
+def located(known: ElementMap, extent: int, offset: int, nbytes: int, positions: list[int]) -> dict[int, int]:
+    """Where elements of a range go that become 1, 2, and so on."""
+    base = torch.zeros(nbytes, dtype=torch.uint8)
+    new = base.clone()
+    new.view(torch.int16)[(torch.tensor(positions) - offset) // 2] = torch.arange(1, len(positions) + 1).short()
+    encoded = encode(base, new, 2)
+    carrier = Carrier("a", extent, offset, nbytes, 2, encoded.form, encoded.count)
+    parts = locate_on_host([carrier], {"a": encoded.raw}, known, np.array([10_000]))
+    pairs = (zip(part.addresses.tolist(), part.values.tolist(), strict=True) for part in parts)
+    return dict(chain.from_iterable(pairs))

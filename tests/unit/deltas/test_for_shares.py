@@ -17,7 +17,6 @@ from ckpt_transport.deltas import (
     ElementMap,
     ForShares,
     HostExchange,
-    carried,
     delta_manifest,
     find_differences,
     locate_on_host,
@@ -118,24 +117,12 @@ def sent(
 def written(base: torch.Tensor, carriers: Sequence[Carrier], raw: dict[str, torch.Tensor]) -> torch.Tensor:
     """What a sink that holds all of the base makes of what it is sent."""
     holds = base.clone()
-    for group in of_one_range(carriers):
-        where, positions, values = carried(group, raw)
-        each = values.contiguous().view(torch.uint8).view(-1, where.unit)
-        for byte in range(where.unit):
-            holds[positions + byte] = each[:, byte]
-    assert torch.equal(written_on_host(base, carriers, raw), holds)
-    return holds
-
-
-def written_on_host(base: torch.Tensor, carriers: Sequence[Carrier], raw: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The same by the way of a sink on the host."""
-    holds = base.clone()
     spec = TensorSpec("all", "U8", (len(base),))
     copies = StridedBytes.of([ElementCopy(0, 0, 0, 0, 1, (len(base),), (1,), (1,))])
     known = ElementMap([PlacedTensor(spec, 0, 0, len(base))], [spec], copies, torch.device("cpu"))
     kept = {name: each.clone() for name, each in raw.items()}
     for group in of_one_range(carriers):
-        HostExchange(locate_on_host(group, kept, known, np.array([holds.data_ptr()]))).run()
+        HostExchange(locate_on_host(group, kept, known, np.array([holds.data_ptr()]))).exchange()
     return holds
 
 
@@ -210,7 +197,7 @@ def test_given_carriers_that_bring_one_element_twice_then_they_are_refused() -> 
     one, other = (Carrier(name, 0, 0, 4, 2, DeltaForm.WHOLE, 2) for name in ("a", "b"))
     raw = dict.fromkeys(("a", "b"), torch.zeros(4, dtype=torch.uint8))
     with pytest.raises(PlanMismatchError, match="a and b carry one element twice"):
-        carried([one, other], raw)
+        written(torch.zeros(4, dtype=torch.uint8), [one, other], raw)
     wide = Carrier("c", 0, 0, 4, 4, DeltaForm.WHOLE, 1)
     with pytest.raises(PlanMismatchError, match="a and c carry elements of one range"):
         list(of_one_range([one, wide]))

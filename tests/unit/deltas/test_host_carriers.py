@@ -1,8 +1,9 @@
-"""On the host carriers are followed in blocks: what is written is what looking up each element gives."""
+"""On the host carriers are followed in blocks: what is written is what following each byte by itself gives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -11,20 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport.deltas import (
-    ElementExchange,
     ElementMap,
     HostElements,
     HostExchange,
-    carried,
     each_once_on_host,
     encode,
     locate_on_host,
-    of_one_range,
 )
 from ckpt_transport.deltas.sections import BLOCK_UNITS
 from ckpt_transport.errors import CheckpointError, DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import ElementCopy, StridedBytes
 from ckpt_transport.planning import Carrier, DeltaForm, PlacedTensor, TensorSpec
+from tests.carried import elements_of
 
 CPU = torch.device("cpu")
 WIDTH = 96
@@ -53,12 +52,42 @@ def copied(number: int, how: str, height: int, at: int) -> ElementCopy:
             return ElementCopy(number, 0, 0, at, 2, (height, WIDTH), (row, 2), (2, 2 * height))
         case "by odd bytes":
             return ElementCopy(number, 0, 3, at, 1, (height, 70), (row, 1), (71, 1))
+        case "in odd blocks":
+            return ElementCopy(number, 0, 3, at, 1, (height, 5, 14), (row, 34, 1), (71, 14, 1))
         case "repeated":
             return ElementCopy(number, 0, 0, at, 2, (3, 40), (0, 2), (80, 2))
     raise AssertionError(how)
 
 
-HOWS = ["whole", "columns", "transposed", "by odd bytes", "repeated"]
+HOWS = ["whole", "columns", "transposed", "by odd bytes", "in odd blocks", "repeated"]
+
+
+def places_of(copy: ElementCopy, start: int, nbytes: int) -> Iterator[np.ndarray]:
+    """Where each byte of a version goes, or -1; once for each time that it is read.
+
+    Args:
+        copy: of a tensor that begins at byte ``start``.
+        start: see above.
+        nbytes: of the version.
+    """
+    steps = [np.arange(size) for size in (*copy.shape, copy.size)]
+    read, write = (
+        reduce(np.add.outer, [step * stride for step, stride in zip(steps, (*strides, 1), strict=True)])
+        for strides in (copy.read_strides, copy.write_strides)
+    )
+    times = copy.shape[0] if copy.read_strides[0] == 0 else 1
+    for reads, writes in zip(read.reshape(times, -1), write.reshape(times, -1), strict=True):
+        to = np.full(nbytes, -1)
+        to[start + copy.read + reads] = copy.write + writes
+        yield to
+
+
+def write_each(served: np.ndarray, to: np.ndarray, positions: np.ndarray, values: np.ndarray) -> None:
+    """Write the elements of which all bytes go side by side; ``values`` has a row of bytes for each."""
+    within = np.arange(values.shape[1])
+    goes = to[positions[:, None] + within]
+    there = (goes == goes[:, :1] + within).all(axis=1) & (goes[:, 0] >= 0)
+    served[goes[there]] = values[there]
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,22 +125,23 @@ def test_given_any_loader_then_blocks_are_followed_as_single_elements_are(
             raw[name] = encoded.raw
     served = torch.randint(0, 256, (at,), dtype=torch.uint8, generator=generator)
     before, other = served.clone(), served.clone()
-    for (carrier,) in of_one_range(carriers):
-        where, positions, values = carried([carrier], raw)
-        for addresses, which in known.locate(where, positions, torch.tensor([other.data_ptr()])):
-            ElementExchange(addresses, values[which], unit, CPU).run()
+    for copy in copies:
+        for to in places_of(copy, version[copy.source].offset, nbytes):
+            for each in carriers:
+                places, values = elements_of(raw[each.name], each.form, unit, each.nbytes, each.count)
+                write_each(other.numpy(), to, places * unit + each.offset, values.view(np.uint8).reshape(-1, unit))
     parts = [
         part for carrier in carriers for part in locate_on_host([carrier], raw, known, np.array([served.data_ptr()]))
     ]
     exchange = HostExchange(parts)
-    exchange.run()
+    exchange.exchange()
     assert torch.equal(served, other)
     for change in exchange.changes():
         offsets = torch.from_numpy(change.addresses - served.data_ptr())
         for byte in range(unit):
             assert torch.equal(served[offsets + byte], torch.from_numpy(change.new.view(np.uint8)[byte::unit].copy()))
             assert torch.equal(before[offsets + byte], torch.from_numpy(change.old.view(np.uint8)[byte::unit].copy()))
-    exchange.run()
+    exchange.exchange()
     assert torch.equal(served, before)
 
 
@@ -152,7 +182,7 @@ def test_given_carriers_of_one_range_then_an_element_that_two_have_is_refused(lo
         with pytest.raises(PlanMismatchError, match="a and b carry one element twice"):
             locate_on_host([one[0], other[0]], raw, mapped(units), bases)
         return
-    HostExchange(locate_on_host([one[0], other[0]], raw, mapped(units), bases)).run()
+    HostExchange(locate_on_host([one[0], other[0]], raw, mapped(units), bases)).exchange()
     assert served.nonzero().squeeze(1).tolist() == sorted(every + others)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ckpt_transport.deltas import UNIT_DTYPES
-from ckpt_transport.deltas.element_exchange import BLOCK, compile_exchange, exchange_by_kernel
+from ckpt_transport.deltas.device_exchange import BLOCK, compile_exchange, exchange_by_kernel
 
 
 @pytest.mark.parametrize("unit", UNIT_DTYPES)

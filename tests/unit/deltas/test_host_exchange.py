@@ -10,13 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import UNIT_DTYPES, ElementExchange, host_exchange, why_no_exchange
+from ckpt_transport.deltas import HostElements, HostExchange, host_exchange, why_no_exchange
+from ckpt_transport.deltas.sections import UNIT_DTYPES
+from ckpt_transport.memory import uninterrupted
 
-HOST = torch.device("cpu")
+
+def some(count: int, unit: int) -> np.ndarray:
+    return torch.randint(0, 256, (count * unit,), dtype=torch.uint8).numpy().view(f"u{unit}")
 
 
-def some(count: int, unit: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count * unit,), dtype=torch.uint8).view(UNIT_DTYPES[unit])
+def exchange_of(addresses: np.ndarray, values: np.ndarray) -> HostExchange:
+    return HostExchange([HostElements.at(addresses, values)] if len(values) else [])
 
 
 @given(
@@ -38,33 +42,33 @@ def test_given_elements_of_several_tensors_when_they_are_exchanged_twice_then_al
         [each.ctypes.data + unit * np.flatnonzero(mask) for each, mask in zip(served, taken, strict=True)]
     )
     values = some(len(addresses), unit)
-    brought = values.clone()
+    brought = values.copy()
     expected = [each.copy() for each in served]
     ends = np.cumsum([mask.sum() for mask in taken])[:-1]
-    for each, mask, part in zip(expected, taken, np.split(brought.numpy().view(f"u{unit}"), ends), strict=True):
+    for each, mask, part in zip(expected, taken, np.split(brought, ends), strict=True):
         each[mask] = part
-    exchange = ElementExchange(torch.from_numpy(addresses), values, unit, HOST)
-    exchange.run()
+    exchange = exchange_of(addresses, values)
+    exchange.exchange()
     assert all(map(np.array_equal, served, expected))
-    exchange.run()
+    exchange.exchange()
     assert all(torch.equal(*pair) for pair in zip(memories, before, strict=True))
-    assert torch.equal(values, brought)
+    assert np.array_equal(values, brought)
 
 
 def test_given_more_elements_than_a_chunk_when_they_descend_then_all_are_exchanged() -> None:
     count = 2 * host_exchange.CHUNK_ELEMENTS + 5
     served, values = some(count, 2), some(count, 2)
-    kept, brought = served.clone(), values.clone()
-    addresses = served.data_ptr() + 2 * torch.arange(count - 1, -1, -1)
-    ElementExchange(addresses, values, 2, HOST).run()
-    assert torch.equal(served, brought.flip(0))
-    assert torch.equal(values, kept.flip(0))
+    kept, brought = served.copy(), values.copy()
+    addresses = served.ctypes.data + 2 * np.arange(count - 1, -1, -1)
+    exchange_of(addresses, values).exchange()
+    assert np.array_equal(served, brought[::-1])
+    assert np.array_equal(values, kept[::-1])
 
 
 def test_given_an_interrupt_while_elements_change_places_then_all_have_when_it_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    served, values = torch.zeros(300_000, dtype=torch.int16), torch.ones(300_000, dtype=torch.int16)
+    served, values = np.zeros(300_000, np.int16), np.ones(300_000, np.int16)
     at_work = host_exchange._exchanged
 
     def interrupted(memory: np.ndarray, places: np.ndarray, brought: np.ndarray) -> None:
@@ -73,13 +77,13 @@ def test_given_an_interrupt_while_elements_change_places_then_all_have_when_it_i
         at_work(memory, places[1:], brought[1:])
 
     monkeypatch.setattr(host_exchange, "_exchanged", interrupted)
+    exchange = exchange_of(served.ctypes.data + 2 * np.arange(len(served)), values)
     with pytest.raises(KeyboardInterrupt):
-        ElementExchange(served.data_ptr() + 2 * torch.arange(len(served)), values, 2, HOST).run()
+        uninterrupted(exchange.exchange)
     assert served.all()
     assert not values.any()
 
 
-def test_given_values_of_another_size_then_they_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 addresses do not go with 2 values of torch"):
-        ElementExchange(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int32), 2, HOST)
-    assert why_no_exchange(HOST) == ""
+def test_given_devices_then_elements_are_exchanged_on_the_host_and_where_kernels_of_triton_run() -> None:
+    assert why_no_exchange(torch.device("cpu")) == ""
+    assert why_no_exchange(torch.device("meta")).startswith("elements are exchanged on meta by kernels of Triton")
