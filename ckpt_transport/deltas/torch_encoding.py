@@ -1,4 +1,4 @@
-"""Torch's operations find and encode what differs on any device."""
+"""Torch's operations find and encode what differs on a GPU without Triton."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckpt_transport.planning import DeltaForm
 
 def encode_by_torch(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
     """As :func:`ckpt_transport.deltas.encode`."""
-    old, now = (units_of(each, unit) for each in (base, new))
+    old, now = (_units_of(each, unit) for each in (base, new))
     differ = old != now
     found = differ.nonzero().squeeze(1)
     if not found.numel():
@@ -33,7 +33,7 @@ def encode_by_torch(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded
     return Encoded(form, found.numel(), raw)
 
 
-def units_of(raw: torch.Tensor, unit: int) -> torch.Tensor:
+def _units_of(raw: torch.Tensor, unit: int) -> torch.Tensor:
     """The units of bytes, as integers; a copy where they do not lie at multiples of their size."""
     if not raw.numel():
         return raw.new_empty(0, dtype=UNIT_DTYPES[unit])
