@@ -84,7 +84,7 @@ def test_given_carriers_of_one_range_on_a_gpu_then_an_element_that_two_have_is_r
 
 @needs_kernels
 def test_given_bytes_that_lie_then_a_gpu_refuses_them() -> None:
-    for first, lie, message in ((0, 3, "do not add up"), (0, -1, "do not add up"), (8, 9, "do not ascend")):
+    for first, lie, message in ((0, 4, "do not add up"), (0, -1, "do not add up"), (8, 9, "do not ascend")):
         carrier, raw = carrying("a", 0, 1000, [3, 7, 500])
         raw[first:][:2].view(torch.int16).fill_(lie)
         with pytest.raises(CheckpointError, match=message):
@@ -101,13 +101,13 @@ def test_given_many_carriers_then_the_host_waits_as_often_as_for_one() -> None:
     for most in (1 << 30, 1 << 30, 4096):
         groups, raw = loaded([(900, ["whole"])], [2], 0.01, most, 0, 1, GPU)
         brought, bases = {name: each.to(GPU) for name, each in raw.items()}, torch.tensor(BASES, device=GPU)
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as found:
-                warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
                 locate_on_device(groups, brought, bases)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         waits.append(len([each for each in found if "synchronizing" in str(each.message)]))
     assert len(raw) > 10
     assert waits[2] == waits[1]
