@@ -26,7 +26,7 @@ from ckpt_transport.planning import TensorSpec
 
 WARM_UP_SECONDS = 240
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
-MEMORY_SHARE = 0.3
+MEMORY_SHARE = 0.27
 """Of a GPU's memory that vLLM takes; half of the rest, beside the trainer's weights, has room for a version."""
 SPARED = {
     "VLLM_NO_USAGE_STATS": "1",
