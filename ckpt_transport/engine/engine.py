@@ -67,7 +67,7 @@ class Engine(ABC):
         Args:
             specs: the tensors that versions will have.
 
-        Yields: each step in a few words, when it is done.
+        Yields: each step in a few words, when it is done. One that is told with the next says nothing.
         """
         if self.device.type != "cpu":
             compile_kernels(self.device)

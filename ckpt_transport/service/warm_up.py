@@ -23,7 +23,8 @@ class WarmUp:
 
     Args:
         label: what people call the engine.
-        steps: makes the steps. Each is done when the next is asked for, and is told in a few words.
+        steps: makes the steps. Each is done when the next is asked for, and is told in a few words. What says nothing
+            is told with the next.
     """
 
     def __init__(self, label: str, steps: Callable[[], Generator[str]]) -> None:
@@ -61,10 +62,11 @@ class WarmUp:
             steps = self._steps()
             try:
                 for step in steps:
-                    self._done.append(f"{step} ({time.monotonic() - began:.1f} s)")
+                    if step:
+                        self._done.append(f"{step} ({time.monotonic() - began:.1f} s)")
+                        began = time.monotonic()
                     if self._left.is_set():
                         return
-                    began = time.monotonic()
             finally:
                 steps.close()
         except Exception as error:
