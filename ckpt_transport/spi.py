@@ -81,6 +81,7 @@ from ckpt_transport.memory import drain as drain
 from ckpt_transport.memory import fence as fence
 from ckpt_transport.memory import fence_on as fence_on
 from ckpt_transport.memory import find_allocations as find_allocations
+from ckpt_transport.memory import free_on as free_on
 from ckpt_transport.memory import has_copy_tables as has_copy_tables
 from ckpt_transport.memory import let_others_read as let_others_read
 from ckpt_transport.memory import let_read as let_read
@@ -121,6 +122,7 @@ from ckpt_transport.replay import OwnerKind as OwnerKind
 from ckpt_transport.replay import RecordedLoader as RecordedLoader
 from ckpt_transport.replay import RecordedLoading as RecordedLoading
 from ckpt_transport.replay import Recording as Recording
+from ckpt_transport.replay import Rehearsal as Rehearsal
 from ckpt_transport.replay import Replay as Replay
 from ckpt_transport.replay import ReplayedTensors as ReplayedTensors
 from ckpt_transport.replay import SeenByPassesError as SeenByPassesError
@@ -128,7 +130,10 @@ from ckpt_transport.replay import TensorAssembler as TensorAssembler
 from ckpt_transport.replay import TensorSnapshot as TensorSnapshot
 from ckpt_transport.replay import by_loader_in_words as by_loader_in_words
 from ckpt_transport.replay import fingerprint as fingerprint
+from ckpt_transport.replay import inverted_copy as inverted_copy
+from ckpt_transport.replay import is_replayed_as_loaded as is_replayed_as_loaded
 from ckpt_transport.replay import named_tensors as named_tensors
+from ckpt_transport.replay import of_targets as of_targets
 from ckpt_transport.replay import record as record
 from ckpt_transport.replay import refuse_unwritable as refuse_unwritable
 from ckpt_transport.replay import required_bytes as required_bytes

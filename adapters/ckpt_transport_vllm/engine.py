@@ -75,8 +75,10 @@ class VllmEngine(Engine):
         self.unread = self._loading.unread if self.device.type == "cpu" else "its tensors are on a GPU"
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
+        self._use_device()
         yield from super().warm_up(specs)
         yield self._loading.record_ahead(specs)
+        yield from self._loading.rehearse()
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """The tensors of the checkpoint that the model came from. Once read, its files are not needed any more."""

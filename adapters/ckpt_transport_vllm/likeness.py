@@ -64,5 +64,6 @@ def _remember(module: torch.nn.Module, alike: torch.nn.Module) -> None:
     def again(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: meta.to_meta_tensor(tensor) for name, tensor in tensors.items()}
 
-    parameters, buffers = layerwise.get_layerwise_info(module).restore_metadata
-    layerwise.get_layerwise_info(alike).restore_metadata = again(parameters), again(buffers)
+    known, own = layerwise.get_layerwise_info(module), layerwise.get_layerwise_info(alike)
+    parameters, buffers = known.restore_metadata
+    own.restore_metadata, own.restore_device = (again(parameters), again(buffers)), known.restore_device

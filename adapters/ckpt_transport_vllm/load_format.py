@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ckpt_transport.spi import Recording
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, put_back, waits_for_the_end
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -25,14 +26,47 @@ def everything_on_meta(target: UpdatedModel) -> Iterator[None]:
     """Have the whole model in the form that its loaders know, without memory, for as long as the context lasts."""
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-    with target.configured():
-        initialize_layerwise_reload(target.model)
-        try:
+    try:
+        with target.configured():
+            initialize_layerwise_reload(target.model)
             for module in target.model.modules():
                 _unwrap(module)
-            yield
-        finally:
-            put_back(target.model)
+        yield
+    finally:
+        put_back(target.model)
+
+
+@contextmanager
+def with_memory(target: UpdatedModel, module: torch.nn.Module, recording: Recording) -> Iterator[Tensors]:
+    """Have one module of a likeness in memory of its own that is not initialised, for as long as the context lasts.
+
+    Args:
+        target: the likeness. It is on the ``meta`` device, but for what loaders know as it is served, as maps of
+            experts: what they have looked at of that gets the values that they have seen.
+        module: of that likeness.
+        recording: of the loader.
+    """
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+    before = [dict(table) for table in tables]
+    try:
+        with target.configured():
+            layerwise.materialize_layer(module, layerwise.get_layerwise_info(module))
+        for table, shared in zip(tables, before, strict=True):
+            kept = {name: each for name, each in shared.items() if each is not None and table[name] is each}
+            table.update({name: _apart(each, recording.in_other_memory(each)) for name, each in kept.items()})
+        yield tensors_of(module)
+    finally:
+        for table, shared in zip(tables, before, strict=True):
+            table.update(shared)
+
+
+def _apart(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The other tensor, with this one's class and attributes."""
+    other.__class__ = tensor.__class__
+    other.__dict__.update(tensor.__dict__)
+    return other
 
 
 def tensors_of(module: torch.nn.Module) -> Tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 
@@ -26,6 +26,7 @@ from ckpt_transport.spi import (
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
 from ckpt_transport_vllm.layerwise import LayerwisePass
 from ckpt_transport_vllm.recorded_model import RecordedModel
+from ckpt_transport_vllm.rehearsal import rehearse
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
 from ckpt_transport_vllm.staged_pass import ModelStagedPass
 from ckpt_transport_vllm.staged_version import StagedVersion
@@ -195,6 +196,16 @@ class ModelLoading(RecordedLoading[RecordedModel]):
             return f"did not record the loader ({error}), which the first update does while requests are held"
         return self.recording_summary
 
+    def rehearse(self) -> Generator[str]:
+        """Find out while forward passes run what the first version would find out of a recording; see ``rehearsal.py``.
+
+        Yields: each step in words, which only the last one has.
+        """
+        recorded = self.recorded
+        if recorded is None or recorded.refusal or recorded.verified or self._verify_always:
+            return
+        yield from rehearse(self._find_target(), recorded)
+
     def finish(self) -> None:
         """See :meth:`~ckpt_transport.spi.RecordedLoading.finish`.
 
@@ -231,7 +242,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
 
     def compared(self, recorded: RecordedModel) -> LoadPass:
         self._check_in_place()
-        return ModelComparedPass(self._find_target(), recorded)
+        return ModelComparedPass(self._find_target(), recorded, () if self._verify_always else recorded.proved)
 
     def replayed(self, recorded: RecordedModel) -> LoadPass:
         if self._staging:

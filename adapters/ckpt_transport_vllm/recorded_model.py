@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -54,6 +54,7 @@ class RecordedModel(RecordedLoader):
         sources_of: what a module is loaded from.
         left_to_loader: what only the loader loads.
         unexchangeable: why what processing makes of a staged module cannot be exchanged, by its name.
+        proved: modules of which is known, before a first version has come, that they are replayed as they are loaded.
     """
 
     def __init__(self, model: torch.nn.Module, recording: Recording) -> None:
@@ -61,6 +62,7 @@ class RecordedModel(RecordedLoader):
         self.modes: dict[str, ApplyMode] = {}
         self.reasons: dict[str, str] = {}
         self.unexchangeable: dict[str, str] = {}
+        self.proved: set[str] = set()
         self._model = model
         self._derive()
         self._exclude(self._not_replayable())
@@ -74,7 +76,7 @@ class RecordedModel(RecordedLoader):
             RecordingError: it cannot be recorded.
         """
         model = target.model
-        with everything_on_meta(target):
+        with everything_on_meta(target), target.configured():
             loader: object = model.load_weights
             assert callable(loader)
             return cls(model, record(model, loader, specs))
@@ -86,7 +88,7 @@ class RecordedModel(RecordedLoader):
         Raises:
             RecordingError: it cannot be recorded so. It may be when no forward pass runs.
         """
-        with likeness_on_meta(target) as alike:
+        with likeness_on_meta(target) as alike, target.configured():
             loader: object = alike.model.load_weights
             assert callable(loader)
             recording = record(alike.model, loader, specs, LikenessRecorder)
@@ -98,6 +100,11 @@ class RecordedModel(RecordedLoader):
     def holds(self) -> bool:
         """Whether it still holds, and the weights that are written in place are where they were."""
         return super().holds and self._in_place == self._in_place_now()
+
+    def learn(self, proved: Collection[str], failed: Mapping[str, str]) -> None:
+        """A rehearsal has shown which modules are replayed as they are loaded, and which are not, and why."""
+        self.proved.update(proved)
+        self._exclude(failed)
 
     def settle(
         self, modes: Mapping[str, ApplyMode], failed: Mapping[str, str], unexchangeable: Mapping[str, str]
@@ -208,6 +215,10 @@ class RecordedModel(RecordedLoader):
         self._derive()
         self.modes = {name: modes[name] for name in self.modes}
 
+    def short_name_of(self, target: int) -> str:
+        """What a target is called within its module."""
+        return self.layout.targets[target].name.rpartition(".")[2]
+
     # -- by module ----------------------------------------------------------------------------------------------------
 
     def _derive(self) -> None:
@@ -242,8 +253,8 @@ class RecordedModel(RecordedLoader):
                 failed |= dict.fromkeys(made, "the loader makes it of nothing that comes")
         modules = dict(self._model.named_modules())
         for name in self.modes:
-            loaded = (number for number in self.targets_of[name] if number in self._loaded)
-            if not can_be_staged(modules[name], [layout.targets[n].name.rpartition(".")[2] for n in loaded]):
+            loaded = [number for number in self.targets_of[name] if number in self._loaded]
+            if not can_be_staged(modules[name], [self.short_name_of(number) for number in loaded]):
                 failed.setdefault(name, "vLLM processes it after all others")
         return failed
 

@@ -122,8 +122,8 @@ class ModelReplayPass(LoadPass):
 
     def _targets(self, name: str) -> list[tuple[int, str]]:
         """The targets of a module, and what each is called within it."""
-        targets = self._recorded.layout.targets
-        return [(number, targets[number].name.rpartition(".")[2]) for number in self._recorded.targets_of[name]]
+        recorded = self._recorded
+        return [(number, recorded.short_name_of(number)) for number in recorded.targets_of[name]]
 
     def _written_in_place(self, name: str) -> load_format.Tensors:
         """Where the tensors of a module are written, by name within it."""

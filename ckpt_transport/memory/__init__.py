@@ -45,6 +45,7 @@ from ckpt_transport.memory.fence import fence_on as fence_on
 from ckpt_transport.memory.fence import stream_for as stream_for
 from ckpt_transport.memory.free import CPU as CPU
 from ckpt_transport.memory.free import default_budget as default_budget
+from ckpt_transport.memory.free import free_on as free_on
 from ckpt_transport.memory.free import free_on_host as free_on_host
 from ckpt_transport.memory.garbage import no_collections as no_collections
 from ckpt_transport.memory.host_copies import HostCopies as HostCopies

@@ -21,6 +21,14 @@ def default_budget(device: torch.device = CPU) -> int:
     return max(free // 2, LEAST)
 
 
+def free_on(device: torch.device) -> int:
+    """Bytes that are free now on a device: those of a GPU, and what torch keeps of it for its next tensors."""
+    if device.type != "cuda":
+        return free_on_host()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def free_on_host(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Bytes that this process could still be given: by the kernel, and by its control group where that has a limit."""
     free = 1024 * _table(proc / "meminfo").get("MemAvailable:", 0)

@@ -10,6 +10,8 @@ from ckpt_transport.replay.bindings import fingerprint as fingerprint
 from ckpt_transport.replay.bindings import named_tensors as named_tensors
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan as BucketCopyPlan
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans as BucketCopyPlans
+from ckpt_transport.replay.compared_tensors import inverted_copy as inverted_copy
+from ckpt_transport.replay.compared_tensors import is_replayed_as_loaded as is_replayed_as_loaded
 from ckpt_transport.replay.layout import Layout as Layout
 from ckpt_transport.replay.layout import Owner as Owner
 from ckpt_transport.replay.layout import OwnerKind as OwnerKind
@@ -22,6 +24,8 @@ from ckpt_transport.replay.module_loading import ModuleLoading as ModuleLoading
 from ckpt_transport.replay.record import Loader as Loader
 from ckpt_transport.replay.record import Recording as Recording
 from ckpt_transport.replay.record import record as record
+from ckpt_transport.replay.rehearsal import Rehearsal as Rehearsal
+from ckpt_transport.replay.rehearsal import of_targets as of_targets
 from ckpt_transport.replay.replay import Replay as Replay
 from ckpt_transport.replay.replayed_tensors import ReplayedTensors as ReplayedTensors
 from ckpt_transport.replay.required_bytes import required_bytes as required_bytes

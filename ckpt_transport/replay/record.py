@@ -61,6 +61,15 @@ class Recording:
     rebound: frozenset[str] = frozenset()
     stray_writes: tuple[tuple[int, frozenset[int]], ...] = ()
 
+    def in_other_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor like this one, of which nothing is read: with values that the loader looked at, as far as it did."""
+        form = tuple(tensor.shape), tensor.stride()
+        for guard, before in self.guards:
+            if storage_key(guard) == storage_key(tensor):
+                known = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                return known.set_(before.untyped_storage(), tensor.storage_offset(), *form).clone()
+        return torch.empty_strided(*form, dtype=tensor.dtype, device=tensor.device)
+
 
 def record(
     module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], observer: type[Recorder] = Recorder

@@ -29,7 +29,7 @@ from tests.support.tiny_models import write
 from tests.support.vllm_server import CACHE_BYTES, ENVIRONMENT
 from tests.vllm.forked import output_of
 from tests.vllm.fp8_checkpoints import CONFIGS, spoil, write_quantized
-from tests.vllm.in_process import MARK, PROMPT, marked
+from tests.vllm.in_process import MARK, PROMPT, marked, warm_up
 from tests.vllm.source import Source
 
 MODULE = "tests.vllm.fp8_modes"
@@ -80,6 +80,7 @@ class Case:
 
     Attributes:
         bare: it starts from a configuration alone, with random weights, and has no files to compare versions with.
+        warmed: it warms up, so that its first update needs no loader.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Case:
     family: str
     ranks: int
     bare: bool = False
+    warmed: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -180,6 +182,9 @@ class Engine:
         assert not any(each["error"] for each in attached), attached
         return [str(each["address"]) for each in attached]
 
+    def warm_up(self, sinks: list[str]) -> None:
+        warm_up(self._llm, sinks)
+
     def pointers(self) -> dict[str, int]:
         """Where parameters and buffers are; of an engine of one rank."""
         found: list[dict[str, int]] = self._llm.collective_rpc(_pointers)
@@ -236,7 +241,10 @@ def check(case: Case, transport: str) -> str:
         directories["FP8"] = other.served(2)
     told: list[str] = []
     settings = {"transport": transport, "bucket_bytes": SMALL_BUCKET}
-    with Source(settings, directories, *engine.sinks(), targets=targets) as source:
+    sinks = engine.sinks()
+    if case.warmed:
+        engine.warm_up(sinks)
+    with Source(settings, directories, *sinks, targets=targets) as source:
 
         def bring(version: str, expected: State) -> None:
             told.extend(source.update(version))
@@ -264,8 +272,9 @@ def check(case: Case, transport: str) -> str:
             assert not engine.state().differing(first), f"{version} was refused and has changed something"
         if case.ranks == 1 or case.mode not in MEETING:
             source.fail_half_way("v2")
-            assert any(ask_version(sink).tainted for sink in engine.sinks())
+            assert any(ask_version(sink).tainted for sink in sinks)
             bring("v2", second)
+    assert case.warmed is all("as it was rehearsed" in each for each in told[: case.ranks]), told[: case.ranks]
     updates = len(told) // case.ranks
     replayed = sum(each.startswith("replayed in") for each in told) // case.ranks
     compared = f"{len(second.checksums[0])} checksums, {len(pointers)} addresses"
@@ -273,13 +282,13 @@ def check(case: Case, transport: str) -> str:
 
 
 def _reference(case: Case, seed: int) -> State:
-    said = output_of(MODULE, *_options(replace(case, bare=False)), f"--reference={seed}")
+    said = output_of(MODULE, *_options(replace(case, bare=False, warmed=False)), f"--reference={seed}")
     return State(*json.loads(marked(said)))
 
 
 def _options(case: Case) -> list[str]:
     options = [f"--folder={case.folder}", f"--mode={case.mode}", f"--family={case.family}", f"--ranks={case.ranks}"]
-    return [*options, *(["--bare"] if case.bare else [])]
+    return [*options, *(["--bare"] if case.bare else []), *(["--warmed"] if case.warmed else [])]
 
 
 def with_plugin(folder: Path) -> dict[str, str]:
@@ -309,6 +318,7 @@ def main(
     family: Annotated[list[str] | None, typer.Option(help="By default qwen3 and moe.")] = None,
     ranks: Annotated[int, typer.Option(help="Of a tensor-parallel engine.")] = 1,
     bare: Annotated[bool, typer.Option("--bare", help="Start without weights.")] = False,
+    warmed: Annotated[bool, typer.Option("--warmed", help="Warm up before the first update.")] = False,
     transport: Annotated[str, typer.Option(help="To update over.")] = "shm",
     folder: Annotated[Path | None, typer.Option(help="Check one in this process, with checkpoints here.")] = None,
     reference: Annotated[int | None, typer.Option(help="Only say what an engine of this seed holds.")] = None,
@@ -316,7 +326,7 @@ def main(
     """Check all modes, and print a table. VLLM_ARGUMENTS may hold further arguments of LLM as JSON."""
     modes, families = mode or list(MODES), family or ["qwen3", "moe"]
     if folder is not None:
-        case = Case(folder, modes[0], families[0], ranks, bare)
+        case = Case(folder, modes[0], families[0], ranks, bare, warmed)
         if reference is not None:
             state = Engine(case, reference).state()
             print(MARK + json.dumps([state.tokens, state.checksums]), flush=True)
@@ -333,7 +343,7 @@ def main(
                 continue
             with tempfile.TemporaryDirectory() as scratch:
                 try:
-                    seen = run(Case(Path(scratch), each, kind, ranks, bare), transport)
+                    seen = run(Case(Path(scratch), each, kind, ranks, bare, warmed), transport)
                 except subprocess.CalledProcessError as error:
                     seen, failed = f"FAILED with exit code {error.returncode}", True
             rows.append(f"| {each} | {kind} | {ranks} | {seen} |")

@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,7 @@ from tests.vllm.source import Source
 
 MARK = "seen: "
 PROMPT = [1, 22, 133, 44, 5]
+WARM_UP_SECONDS = 240
 SMALL_BUCKET = "64KiB"
 """Less than a module, where bytes pass through slots."""
 
@@ -63,6 +66,18 @@ class Engine:
         (attached,) = self.llm.collective_rpc("ckpt_transport_attach")
         assert not attached["error"], attached["error"]
         return str(attached["address"])
+
+
+def warm_up(llm: Any, sinks: Sequence[str]) -> None:
+    """Have attached workers warm up, as an operator has it done, and see that all have rehearsed."""
+    assert not any(each["error"] for each in llm.collective_rpc("ckpt_transport_warm_up"))
+    deadline = time.monotonic() + WARM_UP_SECONDS
+    for sink in sinks:
+        while not (said := ask_version(sink).warm_up).startswith(("warmed up", "could not")):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
+        assert said.startswith("warmed up: recorded the loader"), said
+        assert "rehearsed its replay: " in said, said
 
 
 def reference(directory: Path) -> None:

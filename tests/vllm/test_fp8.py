@@ -31,6 +31,10 @@ def test_given_a_server_of_fp8_then_updates_refusals_and_repairs_are_as_promised
     assert "updates" in run(Case(tmp_path, mode, family, ranks), transport)
 
 
+def test_given_a_server_of_fp8_that_warms_up_then_its_first_update_needs_no_loader(tmp_path: Path) -> None:
+    assert "updates" in run(Case(tmp_path, "block", "moe", 1, warmed=True), "gloo")
+
+
 @pytest.mark.parametrize(("mode", "family"), [("block", "moe"), ("online tensor", "qwen3")], ids=str)
 def test_given_engines_that_start_without_weights_then_they_are_brought_to_the_same(
     tmp_path: Path, mode: str, family: str

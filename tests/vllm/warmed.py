@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +14,12 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from ckpt_transport import ask_version
 from ckpt_transport_vllm.recorded_model import RecordedModel
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
 from tests.vllm.forked import output_of
+from tests.vllm.in_process import reference, reference_of, warm_up
 from tests.vllm.recorded import BUCKET_BYTES, Updated, _compare, specs_of
 
 MODULE = "tests.vllm.warmed"
@@ -30,7 +29,7 @@ def check(folder: Path, family: str) -> None:
     """Warm up while requests are answered, and update without a further recording."""
     updated = Updated(folder / f"{family}-1")
     first, specs = updated.served.answers(), specs_of(folder / f"{family}-1")
-    recordings = []
+    second, recordings = reference_of(MODULE, folder / f"{family}-2"), []
     record = RecordedModel.of
 
     def counted(*arguments: Any) -> RecordedModel:
@@ -43,20 +42,40 @@ def check(folder: Path, family: str) -> None:
         _compare(updated.served.answers(), first)
         steps = warming_up.result(120)
     _compare(updated.served.answers(), first)
-    assert steps[-1] == "recorded the loader", steps
+    recorded_ahead, *silent, rehearsed = steps
+    assert recorded_ahead == "recorded the loader", steps
+    assert set(silent) == {""}, steps
+    assert rehearsed.startswith("rehearsed its replay: "), rehearsed
+    assert rehearsed.endswith(" as they are loaded"), rehearsed
     warmed = updated.engine._loading.recorded
     assert warmed is not None
     still = record(updated.engine._find_target(), specs)
     assert (warmed.layout, warmed.modes) == (still.layout, still.modes)
     _compare(updated.served.answers(), first)
+    loads = loader_calls(updated)
     told = updated.update(folder / f"{family}-2", specs, BUCKET_BYTES)
     assert not recordings
-    assert "found to be the same" in told, told
+    assert not loads
+    assert "as it was rehearsed" in told, told
+    _compare(updated.served.answers(), second)
     told = updated.update(folder / f"{family}-1", specs, BUCKET_BYTES)
     assert told.startswith("replayed in"), told
     _compare(updated.served.answers(), first)
     warm_by_call(updated)
     print(f"{family}: recorded while it served, {told}", flush=True)
+
+
+def loader_calls(updated: Updated) -> list[Any]:
+    """Gets what the loader of the model is given from now on."""
+    kind: Any = type(updated.engine._find_target().model)
+    load, calls = kind.load_weights, list[Any]()
+
+    def noted(self: Any, weights: Any) -> Any:
+        calls.append(weights)
+        return load(self, weights)
+
+    pytest.MonkeyPatch().setattr(kind, "load_weights", noted)
+    return calls
 
 
 def warm_by_call(updated: Updated) -> None:
@@ -65,23 +84,21 @@ def warm_by_call(updated: Updated) -> None:
     (answer,) = call("ckpt_transport_warm_up")
     assert "call ckpt_transport_attach before" in answer["error"]
     sink = updated.served.sink()
-    (answer,) = call("ckpt_transport_warm_up")
-    assert answer == {"error": ""}
-    deadline = time.monotonic() + 120
-    while not (said := ask_version(sink).warm_up).startswith(("warmed up", "could not")):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.1)
-    assert said.startswith("warmed up: recorded the loader"), said
+    warm_up(updated.served.llm, [sink])
     call("ckpt_transport_detach")
 
 
 def main(
     family: Annotated[list[str] | None, typer.Option(help="Of models; by default all.")] = None,
+    from_directory: Annotated[Path | None, typer.Option("--reference", help="Only say what this one answers.")] = None,
     only: Annotated[Path | None, typer.Option(help="Check one family, with checkpoints from this folder.")] = None,
 ) -> None:
     """Check what engines do before their first update."""
     os.environ.update(ENVIRONMENT)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if from_directory is not None:
+        reference(from_directory)
+        return
     families = family or sorted(tiny_models.FAMILIES)
     if only is not None:
         check(only, families[0])
