@@ -25,7 +25,7 @@ class StagingArea:
     """Holds as many bytes as the tensors that it was made for, and starts with a copy of theirs.
 
     Args:
-        served: the tensors, by name; dense. Two names of one tensor have one place here.
+        served: the tensors, by name; dense. Names that share memory share it here, each in its own form.
         make: makes the memory; see :mod:`ckpt_transport.engine.shadows`.
 
     Attributes:
@@ -41,7 +41,7 @@ class StagingArea:
         self._names, self._places = list(served), _places(served)
         places = {_place(tensor): tensor for tensor in served.values()}
         shadows = dict(zip(places, make(list(places.values())), strict=True))
-        self._staged = {name: shadows[_place(tensor)] for name, tensor in served.items()}
+        self._staged = {name: _formed_as(tensor, shadows[_place(tensor)]) for name, tensor in served.items()}
         self.addresses = list(map(torch.Tensor.data_ptr, self._staged.values()))
         self._pairs = [(_raw(tensor), _raw(shadows[place])) for place, tensor in places.items() if tensor.numel()]
         self.device = next((shadow.device for shadow in shadows.values()), torch.device("cpu"))
@@ -91,6 +91,13 @@ def _places(served: Mapping[str, torch.Tensor]) -> tuple[list[int], list[int], l
 
 def _place(tensor: torch.Tensor) -> Place:
     return tensor.data_ptr(), tensor.device
+
+
+def _formed_as(tensor: torch.Tensor, shadow: torch.Tensor) -> torch.Tensor:
+    """The memory of a shadow, as it lies behind a tensor or behind another one that it is tied to, as its transpose."""
+    if (shadow.dtype, shadow.shape, shadow.stride()) == (tensor.dtype, tensor.shape, tensor.stride()):
+        return shadow
+    return _raw(shadow).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:

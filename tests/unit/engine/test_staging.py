@@ -76,3 +76,19 @@ def test_given_tensors_in_another_order_of_memory_then_they_are_staged_in_that_o
     area.exchange(tensors)
     assert torch.equal(tensors["weight"], of_seed(2))
     assert torch.equal(area.tensors["weight"], of_seed(1))
+
+
+@pytest.mark.parametrize("brought", ["weight", "tied", "halves"])
+def test_given_names_of_one_memory_in_several_forms_when_one_is_brought_then_all_have_it_in_their_form(
+    brought: str,
+) -> None:
+    weight = torch.zeros(4, 4)
+    tensors = {"first": torch.ones(3), "weight": weight, "tied": weight.t(), "halves": weight.view(torch.bfloat16)}
+    area = StagingArea(tensors)
+    assert area.nbytes == 12 + 64
+    new = torch.randn(4, 4)
+    forms = {"weight": new, "tied": new.t(), "halves": new.view(torch.bfloat16)}
+    area.tensors[brought].copy_(forms[brought])
+    area.exchange(tensors)
+    assert all(torch.equal(tensors[name], form) for name, form in forms.items())
+    assert not any(area.tensors[name].any() for name in forms)
