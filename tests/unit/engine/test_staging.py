@@ -83,11 +83,11 @@ def test_given_names_of_one_memory_in_several_forms_when_one_is_brought_then_all
     brought: str,
 ) -> None:
     weight = torch.zeros(4, 4)
-    tensors = {"first": torch.ones(3), "weight": weight, "tied": weight.t(), "halves": weight.view(torch.bfloat16)}
+    tensors = {"first": torch.ones(3), "weight": weight, "tied": weight.t(), "halves": weight.view(torch.int16)}
     area = StagingArea(tensors)
     assert area.nbytes == 12 + 64
     new = torch.randn(4, 4)
-    forms = {"weight": new, "tied": new.t(), "halves": new.view(torch.bfloat16)}
+    forms = {"weight": new, "tied": new.t(), "halves": new.view(torch.int16)}
     area.tensors[brought].copy_(forms[brought])
     area.exchange(tensors)
     assert all(torch.equal(tensors[name], form) for name, form in forms.items())
