@@ -117,6 +117,15 @@ def warm_up(worker: Any, shapes: Shapes) -> None:
     _sinks(within)[False].warm_up([TensorSpec(name, "BF16", shape) for name, shape in shapes.items()])
 
 
+def have_loader_load(worker: Any, loads: bool) -> None:
+    """From now on have the loader load each version, which its replay is compared with; or have it only replayed."""
+    from ckpt_transport_vllm.extension import _sinks
+
+    within = getattr(worker, "worker", worker)
+    engine: Any = _sinks(within)[False]._engine
+    engine._loading._verify_always = loads
+
+
 def warmed_up(address: str) -> str:
     """Wait until a warm-up has ended; returns what it says of itself."""
     deadline = time.monotonic() + WARM_UP_SECONDS
@@ -165,7 +174,7 @@ def _bring(
     addresses: Sequence[str],
     rounds: int,
 ) -> Brought:
-    """Updates over one transport. At its end the engine has to hold what its loader has made of the same version."""
+    """Updates over one transport. At its end the loader loads the first version, which was rehearsed and replayed."""
 
     def have(version: int) -> None:
         ask_all(trainers, "have", shapes, version, "device" if situation.lent else "host")
@@ -178,7 +187,7 @@ def _bring(
 
     have(1)
     first = update()
-    loaded = engine.call(sums)
+    replayed = engine.call(sums)
     have(2)
     update()
     then, limits = [], []
@@ -186,10 +195,12 @@ def _bring(
         limits.append(max(links(trainers, situation.engine, len(situation.engine))))
         then.append(update())
     have(1)
+    engine.call(have_loader_load, True)
     update()
-    for rank, found in enumerate(engine.call(sums)):
-        wrong = [name for name, each in found.items() if each != loaded[rank][name]]
-        assert not wrong, f"{len(wrong)} parameters are not what the loader made, the first {wrong[0]}"
+    engine.call(have_loader_load, False)
+    for rank, loaded in enumerate(engine.call(sums)):
+        wrong = [name for name, each in loaded.items() if each != replayed[rank][name]]
+        assert not wrong, f"{len(wrong)} parameters were not what the loader makes, the first {wrong[0]}"
     return Brought(first, then, limits, 0)
 
 
