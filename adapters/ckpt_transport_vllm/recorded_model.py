@@ -15,6 +15,7 @@ from ckpt_transport.spi import (
     OwnerKind,
     RecordedLoader,
     Recording,
+    Share,
     TensorSpec,
     fingerprint,
     record,
@@ -105,6 +106,7 @@ class RecordedModel(RecordedLoader):
         """A rehearsal has shown which modules are replayed as they are loaded, and which are not, and why."""
         self.proved.update(proved)
         self._exclude(failed)
+        self._required()
 
     def settle(
         self, modes: Mapping[str, ApplyMode], failed: Mapping[str, str], unexchangeable: Mapping[str, str]
@@ -121,7 +123,13 @@ class RecordedModel(RecordedLoader):
         self._divide_anew()
         self.verified = True
         self._in_place = self._in_place_now()
-        self.share = required_bytes(self.layout)
+        self.share = self._required()
+
+    def _required(self) -> Share | None:
+        """What a version must bring, which is found out once for a layout."""
+        if not self._found_required:
+            self._found_required.append(required_bytes(self.layout))
+        return self._found_required[0]
 
     def check_in_place(self) -> None:
         """See that what was written in place is where kernels read.
@@ -224,6 +232,7 @@ class RecordedModel(RecordedLoader):
     def _derive(self) -> None:
         """Sort what the layout does by module."""
         layout = self.layout
+        self._found_required: list[Share | None] = []
         self.module_of = [target.name.rpartition(".")[0] for target in layout.targets]
         self.targets_of: defaultdict[str, list[int]] = defaultdict(list)
         self.sources_of: defaultdict[str, set[int]] = defaultdict(set)
