@@ -18,7 +18,7 @@ Place = tuple[TensorSpec, int, int, int]
 
 
 class InventedTensors:
-    """Tensors in buckets, one after the other in the same memory.
+    """Tensors in buckets, each in memory of its own, as a loader may keep some of them until it has others.
 
     Args:
         specs: the tensors.
@@ -26,7 +26,7 @@ class InventedTensors:
         device: where buckets lie.
 
     Attributes:
-        nbytes: of that memory.
+        nbytes: of the largest bucket.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], bucket_bytes: int, device: torch.device) -> None:
@@ -35,14 +35,17 @@ class InventedTensors:
         self.nbytes = max(map(_end_of, self._buckets), default=0)
 
     def __iter__(self) -> Iterator[LoadedBucket]:
-        """Each bucket; its bytes are there until the next is asked for."""
-        words = torch.empty(self.nbytes // WORD.itemsize, dtype=WORD, device=self._device)
-        raw, generator = words.view(torch.uint8), torch.Generator(self._device).manual_seed(SEED)
+        """Each bucket. It is not kept here."""
+        generator = torch.Generator(self._device).manual_seed(SEED)
         for number, places in enumerate(self._buckets):
-            words[: _end_of(places) // WORD.itemsize].random_(torch.iinfo(WORD).min, None, generator=generator)
-            for spec, _, at, nbytes in places:
-                _make_finite(raw[at : at + nbytes], spec.dtype)
-            yield LoadedBucket(number, raw, partial(list, places))
+            yield LoadedBucket(number, self._invented(places, generator), partial(list, places))
+
+    def _invented(self, places: Sequence[Place], generator: torch.Generator) -> torch.Tensor:
+        words = torch.empty(_end_of(places) // WORD.itemsize, dtype=WORD, device=self._device)
+        raw = words.random_(torch.iinfo(WORD).min, None, generator=generator).view(torch.uint8)
+        for spec, _, at, nbytes in places:
+            _make_finite(raw[at : at + nbytes], spec.dtype)
+        return raw
 
 
 def _cut(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[list[Place]]:

@@ -65,6 +65,7 @@ class Rehearsal:
                 with WritesApart([*writable, *(run.raw for run in bucket.runs)]):
                     load([(piece.spec.name, piece.tensor()) for piece in bucket])
                 replay.run(plans.of(bucket), bucket)
+            del bucket  # before the next one takes memory
             yield
         gaps = {gap.target: gap.nbytes for gap in self._layout.gaps}
         with torch.no_grad():

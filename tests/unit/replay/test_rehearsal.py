@@ -75,6 +75,23 @@ def test_given_a_loader_that_looks_where_torch_does_not_see_it_then_the_differen
     assert differing_of(lambda to, of: None if of.numpy().any() else to.copy_(of)) == ["both"]
 
 
+@pytest.mark.parametrize("bucket_bytes", [1, 1 << 20])
+def test_given_a_loader_that_keeps_a_tensor_until_another_has_come_then_it_is_replayed_as_it_is_loaded(
+    bucket_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def write(to: torch.Tensor, of: torch.Tensor) -> None:
+        kept.append((to, of))
+        if to.dim() == 1 or len(kept) == 2:
+            for place, tensor in kept:
+                place.copy_(tensor)
+            kept.clear()
+
+    monkeypatch.setattr(rehearsal, "BUCKET_BYTES", bucket_bytes)
+    assert differing_of(write) == []
+
+
 def test_given_a_loader_that_writes_to_what_is_served_then_it_is_stopped_before() -> None:
     before = served.clone()
 
