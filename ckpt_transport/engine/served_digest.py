@@ -19,8 +19,8 @@ from ckpt_transport.memory.kept_digest import KeptDigest
 
 
 def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A digest of names, types, shapes and bytes, in hexadecimal: equal where all of these are. Bytes of a dense tensor
-    count in the order in which its memory has them.
+    """A digest of names, types, shapes and bytes, in hexadecimal: equal where all of these are, in whatever order of
+    memory.
 
     The bytes of one device take one pass over its memory, see :mod:`ckpt_transport.memory.digest`.
 
@@ -30,9 +30,7 @@ def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
     by_device: defaultdict[torch.device, list[torch.Tensor]] = defaultdict(list)
     for _, tensor in sorted(tensors.items()):
         if tensor.numel():
-            values = tensor.detach()
-            raw = in_memory_order(values) if is_dense(values) else values.reshape(-1)
-            by_device[tensor.device].append(raw.view(torch.uint8))
+            by_device[tensor.device].append(tensor.detach().contiguous().view(-1).view(torch.uint8))
     return _digest(tensors, map(digest, by_device.values()))
 
 
@@ -43,7 +41,10 @@ def digest_of_elements(elements: ServedElements) -> str:
 
 def digest_beside_whole(exchanged: str, elements: ServedElements) -> str:
     """As :func:`digest_of_elements`, where the digest of what is exchanged by element is known."""
-    return f"{exchanged} {digest_of_served(elements.whole_served)}" if elements.whole_served else exchanged
+    if not elements.whole_served:
+        return exchanged
+    whole = {name: in_memory_order(each) if is_dense(each) else each for name, each in elements.whole_served.items()}
+    return f"{exchanged} {digest_of_served(whole)}"
 
 
 class ServedSums:
