@@ -11,7 +11,7 @@ from ckpt_transport.deltas.copied_rows import Numbers, Rows
 
 
 class ServedSpans(NamedTuple):
-    """ServedSpans of addresses that lie apart, ascending.
+    """Spans of addresses that lie apart, ascending.
 
     Attributes:
         low, high: the first address of each, and the one behind the last.
