@@ -108,6 +108,7 @@ class SglangServer(HttpEngine):
         """Have every rank open a sink that is reached from ``host``; their addresses by rank."""
         answers = self.call_ranks("attach", host=host, engine=self.url)
         self._world_size, self.tells_pauses_apart = int(answers[0]["world_size"]), bool(answers[0].get(FRONT))
+        self.paused_by_others = False  # of a server that was started anew nobody knows; the next call says it
         return [answer["address"] for answer in answers]
 
     def call_ranks(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> list[dict[str, str]]:
