@@ -115,16 +115,17 @@ class Driver(ABC, Generic[EngineT]):
         self._abandon()
         if not tainted:
             return self._resume(self.engine.is_paused) or f"{self.engine.name} serves the old version"
+        if not self._paused_by_others:
+            try:
+                self._pause(self.engine.pause_modes[0], STUCK_SECONDS)
+            except EngineError:
+                self._stuck = True
+                return (
+                    f"{self.engine.name} holds a mix of two versions, and a forward pass waits there until its sinks "
+                    f"are updated: {', '.join(self.sinks)}"
+                )
         if self._paused_by_others:
             return f"{self.engine.name} holds a mix of two versions, and others have paused it: leave it paused"
-        try:
-            self._pause(self.engine.pause_modes[0], STUCK_SECONDS)
-        except EngineError:
-            self._stuck = True
-            return (
-                f"{self.engine.name} holds a mix of two versions, and a forward pass waits there until its sinks are "
-                f"updated: {', '.join(self.sinks)}"
-            )
         return f"{self.engine.name} holds a mix of two versions and is left paused until an update succeeds"
 
     def end(self) -> None:
