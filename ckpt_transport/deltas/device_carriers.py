@@ -32,7 +32,7 @@ LIES = 3
 def locate_on_device(
     groups: Sequence[Group], raw: Mapping[str, torch.Tensor], bases: torch.Tensor
 ) -> dict[int, Elements]:
-    """Find where the elements of carriers go, by their size; none that goes nowhere.
+    """Find where the elements of carriers go, by their size. Those that nobody serves are left out.
 
     It takes memory in proportion to the bytes that are there, whatever carriers claim.
 
