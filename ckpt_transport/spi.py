@@ -36,6 +36,7 @@ from ckpt_transport.checkpoint.watched import Watched as Watched
 from ckpt_transport.control.addresses import any_port as any_port
 from ckpt_transport.decoding import UNREADABLE as UNREADABLE
 from ckpt_transport.decoding import prepared as prepared
+from ckpt_transport.engine import KnownShadowNeeds as KnownShadowNeeds
 from ckpt_transport.engine import MakeShadows as MakeShadows
 from ckpt_transport.engine import ReleaseRange as ReleaseRange
 from ckpt_transport.engine import ServedElements as ServedElements

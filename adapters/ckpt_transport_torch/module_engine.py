@@ -10,6 +10,7 @@ import torch
 from ckpt_transport import DeltaRefusedError, Engine, Gate, PlanMismatchError
 from ckpt_transport.spi import (
     Fence,
+    KnownShadowNeeds,
     MakeShadows,
     ServedElements,
     ShadowNeeds,
@@ -19,7 +20,6 @@ from ckpt_transport.spi import (
     fence,
     on_device,
     place_of,
-    why_not_contiguous,
     why_not_plain,
 )
 
@@ -39,6 +39,7 @@ class ModuleEngine(Engine):
         self._other_gpus: list[torch.device] = []
         self._area: StagingArea | None = None
         self._make: MakeShadows = on_device
+        self._known_needs = KnownShadowNeeds()
         self._staging = False
 
     def hold(self) -> int:
@@ -124,7 +125,7 @@ class ModuleEngine(Engine):
             DeltaRefusedError: its tensors are on several devices, not contiguous, or not apart from each other.
         """
         needs = self._needs_of(elements.tensors)
-        why = needs.why_not or why_not_contiguous(elements.tensors)
+        why = needs.why_not or needs.why_not_by_element
         if self._other_gpus or (self.device.type == "cuda" and not needs.on_gpus):
             why = "its tensors are on several devices"
         if why:
@@ -136,7 +137,7 @@ class ModuleEngine(Engine):
 
     def _needs_of(self, tensors: Mapping[str, torch.Tensor]) -> ShadowNeeds:
         """What shadows of tensors of the module take."""
-        return ShadowNeeds.of(tensors)
+        return self._known_needs.of(tensors)
 
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:

@@ -13,7 +13,14 @@ from ckpt_transport.engine.served_digest import (
 )
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.served_share import share_of_served
-from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart, why_not_contiguous
+from ckpt_transport.engine.shadows import (
+    KnownShadowNeeds,
+    MakeShadows,
+    ShadowNeeds,
+    on_device,
+    why_not_apart,
+    why_not_contiguous,
+)
 from ckpt_transport.engine.staged_tensors import StagedTensors
 from ckpt_transport.engine.staging import StagingArea, place_of
 from ckpt_transport.engine.stream_engine import StreamEngine
@@ -21,6 +28,7 @@ from ckpt_transport.engine.stream_engine import StreamEngine
 __all__ = [
     "Engine",
     "Gate",
+    "KnownShadowNeeds",
     "LoadedBucket",
     "LoadedPiece",
     "MakeShadows",

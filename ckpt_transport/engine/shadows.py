@@ -10,7 +10,7 @@ from typing import Self
 import torch
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.memory import default_budget
+from ckpt_transport.memory import SameForm, default_budget
 from ckpt_transport.memory.dense import is_dense
 from ckpt_transport.memory.page_locked import page_locked
 
@@ -57,11 +57,13 @@ class ShadowNeeds:
 
     Attributes:
         why_not: why they can have none; empty where they can.
+        why_not_by_element: why their elements cannot be changed one by one, where shadows can be had; else empty.
         nbytes: of all.
         on_gpus: whether all of the tensors are on GPUs.
     """
 
     why_not: str
+    why_not_by_element: str
     nbytes: int
     on_gpus: bool
 
@@ -69,7 +71,8 @@ class ShadowNeeds:
     def of(cls, served: Mapping[str, torch.Tensor]) -> Self:
         """Of these tensors, by name."""
         total = sum(nbytes for _, _, nbytes in _runs(served))
-        return cls(why_not_apart(served), total, all(tensor.is_cuda for tensor in served.values()))
+        on_gpus = all(tensor.is_cuda for tensor in served.values())
+        return cls(why_not_apart(served), why_not_contiguous(served), total, on_gpus)
 
     def choose(self, budget: int) -> tuple[MakeShadows, str]:
         """How they are made within ``budget`` bytes of the device of each tensor; and why they cannot, or nothing.
@@ -85,6 +88,26 @@ class ShadowNeeds:
             f"a staging area takes {self.nbytes:,} bytes, and staging_budget is {budget:,}{where}; raise it where "
             "memory is free"
         )
+
+
+class KnownShadowNeeds:
+    """Finds the needs of shadows once for tensors that lie where they did, in the form that they had. It keeps none."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._addresses: list[int] = []
+        self._form: SameForm | None = None
+        self._needs: ShadowNeeds | None = None
+
+    def of(self, served: Mapping[str, torch.Tensor]) -> ShadowNeeds:
+        """See :meth:`ShadowNeeds.of`; of plain tensors."""
+        tensors = list(served.values())
+        addresses = list(map(torch.Tensor.data_ptr, tensors))
+        is_known = addresses == self._addresses and list(served) == self._names
+        if self._needs is None or not is_known or self._form is None or not self._form.is_that_of(tensors):
+            self._needs = ShadowNeeds.of(served)
+            self._names, self._addresses, self._form = list(served), addresses, SameForm.of(tensors)
+        return self._needs
 
 
 def why_not_apart(served: Mapping[str, torch.Tensor]) -> str:

@@ -37,7 +37,7 @@ EXPORTED = {
         ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors
         Claims CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor
         DistantMemory DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence
-        Fingerprint Fleet GpuAllocation Group Here HostRanges HttpEngine INDEX Landing Launch Lendable
+        Fingerprint Fleet GpuAllocation Group Here HostRanges HttpEngine INDEX KnownShadowNeeds Landing Launch Lendable
         LikenessRecorder LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint
         MappedPages MemoryKind MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError
         OneSidedEndpoint OtherProcess Owner OwnerKind PageRange PlacedTensor Poll Progress RdmaDevice Reach ReadSpan

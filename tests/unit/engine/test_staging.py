@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ckpt_transport.engine import ShadowNeeds, StagingArea
+from ckpt_transport.engine import KnownShadowNeeds, ShadowNeeds, StagingArea
 from ckpt_transport.errors import PlanMismatchError
 
 
@@ -92,3 +92,18 @@ def test_given_names_of_one_memory_in_several_forms_when_one_is_brought_then_all
     area.exchange(tensors)
     assert all(torch.equal(tensors[name], form) for name, form in forms.items())
     assert not any(area.tensors[name].any() for name in forms)
+
+
+def test_given_tensors_that_lie_as_they_did_then_what_shadows_of_them_take_is_found_once() -> None:
+    """Given others, other names, or another form of the same memory, then it is found anew."""
+    known, memory = KnownShadowNeeds(), torch.zeros(4, 4)
+    first = known.of({"weight": memory, "bias": torch.zeros(0)})
+    assert known.of({"weight": memory.view(4, 4), "bias": torch.zeros(0)}) is first
+    assert (first.why_not, first.why_not_by_element, first.nbytes) == ("", "", 64)
+    transposed = known.of({"weight": memory.t(), "bias": torch.zeros(0)})
+    assert transposed.why_not == ""
+    assert transposed.why_not_by_element.startswith("weight is not contiguous")
+    assert known.of({"gate": memory.t(), "bias": torch.zeros(0)}).why_not_by_element.startswith("gate")
+    assert known.of({"gate": memory[:2].t(), "bias": torch.zeros(0)}).nbytes == 32
+    assert known.of({"gate": memory[:, :2], "bias": torch.zeros(0)}).why_not
+    assert known.of({"gate": torch.zeros(4, 2), "bias": torch.zeros(0)}).why_not == ""
