@@ -158,16 +158,16 @@ def die_while_sending(context: RankContext, name: str) -> str:
     region = endpoint.register(memory)
     descriptors = control.exchange(region.descriptor, DEADLINE)
     endpoint.connect({0: [descriptors[0]]})
-    control.exchange(b"", DEADLINE)
     context.watch()
     transfer = Transfer(0, 0, (1,), (Span(0, 0, 0, nbytes),))
-    if context.rank == 0:
-        posted = endpoint.post_send(transfer, [region])
-        end = time.monotonic() + 0.03
-        while time.monotonic() < end:
-            posted.done()
-        os.kill(os.getpid(), signal.SIGKILL)
     try:
+        control.exchange(b"", DEADLINE)  # its last word may die with rank 0
+        if context.rank == 0:
+            posted = endpoint.post_send(transfer, [region])
+            end = time.monotonic() + 0.03
+            while time.monotonic() < end:
+                posted.done()
+            os.kill(os.getpid(), signal.SIGKILL)
         ending(endpoint.post_recv(transfer, region).done)
         return "done"
     except TransportError as error:
