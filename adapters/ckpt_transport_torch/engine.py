@@ -200,7 +200,7 @@ class TorchEngine(ModuleEngine):
         with suppress(RuntimeError):  # of one that has no memory any more: finish() says so
             self._has_looked = self._snapshot.stays()
         if not (self._staging or self._has_counted):
-            count_writes(self._snapshot.tensors)
+            count_writes(self._snapshot.each)
             self._has_counted = True
 
     def finish(self) -> None:
@@ -216,7 +216,7 @@ class TorchEngine(ModuleEngine):
         self._check_places()
         if self._snapshot is not None:
             if not self._has_counted:
-                count_writes(self._snapshot.tensors)
+                count_writes(self._snapshot.each)
             torch.clear_autocast_cache()
 
     def _check_places(self) -> None:

@@ -117,7 +117,7 @@ class LoaderEngine(ModuleEngine):
 
     def certify(self) -> None:
         self._loading.certify()
-        written_past_torch(self._loading.tensors)
+        written_past_torch(self._loading.tensors.values())
 
     def taint(self, reason: str) -> None:
         self._loading.abandon()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from itertools import compress, repeat
+from operator import attrgetter, contains
 
 import torch
 
-METHODS = frozenset({"state_dict", "_save_to_state_dict", "get_extra_state"})
+METHODS = "state_dict", "_save_to_state_dict", "get_extra_state"
 """By which a class, or one module, has a say in it."""
 HOOKS = "_state_dict_hooks", "_state_dict_pre_hooks"
 _not_persistent = attrgetter("_non_persistent_buffers_set")
@@ -18,9 +19,11 @@ def state_depends_on(modules: Sequence[torch.nn.Module]) -> object:
     kinds = list(map(type, modules))
     if not all(map(_has_no_say, set(kinds))) or any(any(map(attrgetter(hooks), modules)) for hooks in HOOKS):
         return None
-    if not all(map(METHODS.isdisjoint, map(vars, modules))):
+    own = list(map(vars, modules))
+    if any(any(map(contains, own, repeat(name))) for name in METHODS):
         return None
-    return kinds, [frozenset(names) for names in map(_not_persistent, modules)]
+    left_out = list(map(_not_persistent, modules))
+    return kinds, {number: frozenset(names) for number, names in compress(enumerate(left_out), left_out)}
 
 
 def _has_no_say(kind: type[torch.nn.Module]) -> bool:

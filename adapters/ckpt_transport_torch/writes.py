@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 from torch.autograd.graph import increment_version
 
 
-def written_past_torch(tensors: Mapping[str, torch.Tensor]) -> None:
+def written_past_torch(tensors: Iterable[torch.Tensor]) -> None:
     """Tensors have got other values, by copies of bytes that torch does not see.
 
     So a gradient of a pass before that is refused instead of being computed with the new values, and autocast casts
@@ -18,6 +18,6 @@ def written_past_torch(tensors: Mapping[str, torch.Tensor]) -> None:
     torch.clear_autocast_cache()
 
 
-def count_writes(tensors: Mapping[str, torch.Tensor]) -> None:
+def count_writes(tensors: Iterable[torch.Tensor]) -> None:
     """Count one more write to each, for gradients."""
-    increment_version(tensors.values())
+    increment_version(tensors)

@@ -12,6 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from ckpt_transport.memory.mappings import mapped_read_only
+from ckpt_transport.memory.same_form import any_nested
 
 ARRAYS = frozenset({torch.Tensor, torch.nn.Parameter})
 """Classes that say nothing of their own about memory."""
@@ -20,6 +21,8 @@ _layout, _is_cpu, _nbytes = map(attrgetter, ("layout", "is_cpu", "nbytes"))
 
 def why_not_plain(tensor: torch.Tensor) -> str:
     """Why ``tensor`` is not an array in memory of its own; empty when it is one."""
+    if tensor.is_nested:
+        return "it is nested, so that it has no shape: pass a loader that writes what it is made of"
     if type(tensor) in ARRAYS and tensor.layout is torch.strided:
         return ""
     if is_lazy(tensor):
@@ -34,7 +37,8 @@ def why_not_plain(tensor: torch.Tensor) -> str:
 
 def not_plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Find the tensors that are no arrays in memory of their own, each with the reason, in words."""
-    if ARRAYS.issuperset(map(type, tensors.values())) and set(map(_layout, tensors.values())) <= {torch.strided}:
+    values = tensors.values()
+    if ARRAYS.issuperset(map(type, values)) and set(map(_layout, values)) <= {torch.strided} and not any_nested(values):
         return {}
     return {name: reason for name, tensor in tensors.items() if (reason := why_not_plain(tensor))}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter, eq
+from typing import Any
 
 import torch
 
@@ -26,7 +27,6 @@ class Fingerprint:
         names, addresses: of all.
         form: shapes, strides and types, each of all: to compare columns takes no step of Python for each tensor.
         same_form: what tells in one call that others have that form, once some were found to have it.
-        registered: by which numbers objects were known when all tensors were found to be registered in their module.
         places: where in the tables of their module tensors of that fingerprint were; None where that says too little.
         is_placed: that was found out.
     """
@@ -37,7 +37,6 @@ class Fingerprint:
             self.names, self.addresses = tuple(tensors), list(map(torch.Tensor.data_ptr, values))
             self.form = [list(map(column, values)) for column in FORM]
         self.same_form: SameForm | None = None
-        self.registered: object = None
         self.places: TablePlaces | None = None
         self.is_placed = False
 
@@ -86,33 +85,39 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
     return Fingerprint(tensors)
 
 
-def has_fingerprint(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
+def has_fingerprint(tensors: Sequence[torch.Tensor], expected: Fingerprint) -> bool:
     """Whether that is the fingerprint of ``tensors``, whatever their names; keeps none of them, and ends early."""
     if surely_has_fingerprint(tensors, expected):
         return True
     if not has_addresses(tensors, expected):
         return False
-    values = list(tensors.values())
     with torch._C.DisableTorchFunctionSubclass():
-        if not all(all(map(eq, map(column, values), known)) for column, known in zip(FORM, expected.form, strict=True)):
+        if not all(
+            all(map(eq, map(column, tensors), known)) for column, known in zip(FORM, expected.form, strict=True)
+        ):
             return False
-        expected.same_form = SameForm.of(values)
+        expected.same_form = SameForm.of(tensors)
     return True
 
 
-def surely_has_fingerprint(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
-    """As :func:`has_fingerprint`, in two passes in C, of tensors of any kind. That it says no proves nothing."""
-    same_form = expected.same_form
+def surely_has_fingerprint(found: Sequence[object], expected: Fingerprint) -> bool:
+    """As :func:`has_fingerprint`, in two passes in C, of objects of any kind. That it says no proves nothing."""
+    if expected.same_form is None:
+        return False
+    tensors: Any = found
+    try:
+        if not has_addresses(tensors, expected):
+            return False
+    except (TypeError, RuntimeError):  # of what is no tensor, or has no memory of its own
+        return False
     with torch._C.DisableTorchFunctionSubclass():
-        return (
-            same_form is not None and same_form.is_that_of(list(tensors.values())) and has_addresses(tensors, expected)
-        )
+        return expected.same_form.is_that_of(tensors)
 
 
-def has_addresses(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
+def has_addresses(tensors: Sequence[torch.Tensor], expected: Fingerprint) -> bool:
     """Whether as many tensors are at the addresses of that fingerprint."""
     with torch._C.DisableTorchFunctionSubclass():
-        return list(map(torch.Tensor.data_ptr, tensors.values())) == expected.addresses
+        return list(map(torch.Tensor.data_ptr, tensors)) == expected.addresses
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

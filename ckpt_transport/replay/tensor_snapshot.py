@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from typing import cast
 from weakref import ref
 
 import torch
@@ -20,7 +21,8 @@ from ckpt_transport.replay.bindings import (
     surely_has_fingerprint,
     walks_as_torch_does,
 )
-from ckpt_transport.replay.table_places import TablePlaces, Tables, objects_in, tables_of
+from ckpt_transport.replay.module_tables import ModuleTables, identity
+from ckpt_transport.replay.table_places import TablePlaces
 
 MOST = 3
 """Names in a message."""
@@ -46,7 +48,6 @@ class TensorSnapshot:
             but the default one.
 
     Attributes:
-        tensors: what was found, by name.
         fingerprint: where they lie, and in which form; equal ones mean equal places.
     """
 
@@ -59,46 +60,55 @@ class TensorSnapshot:
         depends_on: DependsOn | None = None,
     ) -> None:
         with no_collections():
-            self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
-            self._takes_all = look is None
-            tables = tables_of(self._modules)
-            objects = objects_in(tables)
-            self._names = list(map(len, tables)), list(map(id, objects))
+            self._look, self._takes_all = look or partial(_plain_tensors, module), look is None
+            self._bound = ModuleTables(module)
             if depends_on is None and look is None:
                 depends_on = _walk_depends_on
-            conditions = None if depends_on is None else depends_on(self._modules)
+            conditions = None if depends_on is None else depends_on(self._bound.modules)
             found = None
             if known is not None and known.places is not None and conditions is not None:
-                found = known.places.find(tables, objects, conditions)
+                found = known.places.find(self._bound, conditions)
             if known is not None and found is not None and surely_has_fingerprint(found, known):
-                self.tensors, self.fingerprint = found, known
-            else:
-                self.tensors = dict(self._look())
-                self.fingerprint = self._described(known, refuse)
+                self._values, self.fingerprint, self._registered = cast("list[torch.Tensor]", found), known, True
+                return
+            tensors = dict(self._look())
+            self._values = list(tensors.values())
+            self.fingerprint = self._described(tensors, known, refuse)
             self._registered = self._are_registered()
             if known is self.fingerprint and conditions is not None and not known.is_placed:
-                self._note_places(module, tables, objects, conditions)
+                self._note_places(tensors, conditions)
 
     def _described(
-        self, known: Fingerprint | None, refuse: Callable[[Mapping[str, torch.Tensor]], None]
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        known: Fingerprint | None,
+        refuse: Callable[[Mapping[str, torch.Tensor]], None],
     ) -> Fingerprint:
-        if known is not None and tuple(self.tensors) != known.names:
+        if known is not None and tuple(tensors) != known.names:
             known = None
-        if known is None or not surely_has_fingerprint(self.tensors, known):
-            refuse(self.tensors)
-            if known is None or not has_fingerprint(self.tensors, known):
-                known = fingerprint(self.tensors)
+        if known is None or not surely_has_fingerprint(self._values, known):
+            refuse(tensors)
+            if known is None or not has_fingerprint(self._values, known):
+                known = fingerprint(tensors)
         return known
 
-    def _note_places(
-        self, module: torch.nn.Module, tables: Tables, objects: Sequence[object], conditions: object
-    ) -> None:
+    def _note_places(self, tensors: Mapping[str, torch.Tensor], conditions: object) -> None:
         """Note where tensors were found, which are looked for again, if whoever finds others there finds what a look
         would."""
         self.fingerprint.is_placed = True
-        if self._takes_all and sum(isinstance(each, torch.Tensor) for each in objects) > len(self.tensors):
+        if self._takes_all and sum(isinstance(each, torch.Tensor) for each in self._bound.objects) > len(tensors):
             return  # one that is no plain memory may become that
-        self.fingerprint.places = TablePlaces.of(module, tables, self.tensors, conditions)
+        self.fingerprint.places = TablePlaces.of(self._bound, tensors, conditions)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """What was found, by name."""
+        return dict(zip(self.fingerprint.names, self._values, strict=True))
+
+    @property
+    def each(self) -> Sequence[torch.Tensor]:
+        """The tensors without their names, in the order of :attr:`tensors`."""
+        return self._values
 
     @cached_property
     def memory(self) -> dict[str, torch.Tensor]:
@@ -109,11 +119,7 @@ class TensorSnapshot:
     def moved(self) -> list[str]:
         """Names that are bound to other memory now, to memory in another form, or to none, and those that are new."""
         with no_collections():
-            if (
-                self._registered
-                and self._names == self._names_now()
-                and has_fingerprint(self.tensors, self.fingerprint)
-            ):
+            if self._registered and self._bound.stay() and has_fingerprint(self._values, self.fingerprint):
                 return []
             before, now = self.fingerprint.by_name(), fingerprint(self._look()).by_name()
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -124,9 +130,7 @@ class TensorSnapshot:
         A tensor that took another form where it lies is not noticed.
         """
         with no_collections():
-            return (
-                self._registered and self._names == self._names_now() and has_addresses(self.tensors, self.fingerprint)
-            )
+            return self._registered and self._bound.stay() and has_addresses(self._values, self.fingerprint)
 
     @property
     def look(self) -> Callable[[], bool]:
@@ -147,18 +151,8 @@ class TensorSnapshot:
             )
 
     def _are_registered(self) -> bool:
-        """Whether all tensors are bound to names, as that is known of the last time or found out."""
-        found = list(map(id, self.tensors.values())), self._names
-        if found == self.fingerprint.registered:
-            return True
-        registered = set(self._names[1]).issuperset(found[0])
-        self.fingerprint.registered = found if registered else None
-        return registered
-
-    def _names_now(self) -> tuple[list[int], list[int]]:
-        """What every module's names are bound to: how many each has, and which objects these are."""
-        tables = tables_of(self._modules)
-        return list(map(len, tables)), list(map(id, objects_in(tables)))
+        """Whether all tensors are bound to names."""
+        return set(map(identity, self._bound.objects)).issuperset(map(identity, self._values))
 
 
 def _walk_depends_on(modules: Sequence[torch.nn.Module]) -> object:

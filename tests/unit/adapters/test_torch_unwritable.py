@@ -44,6 +44,12 @@ def quantized(module: Any) -> None:
         module.register_buffer("scale", torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8))
 
 
+def nested(module: Any) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        weight = torch.nested.nested_tensor([torch.ones(4), torch.ones(3)])
+    module[0].weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
 def made_anew(module: Any) -> None:
     def clones(_: Any, state: dict[str, Any], prefix: str, *__: Any) -> None:
         state["0.weight"] = state["0.weight"].clone()
@@ -58,6 +64,7 @@ UNWRITABLE: dict[Change, str] = {
     sparse: r"^mask cannot be updated: its layout",
     lazy: r"^3\.weight cannot be updated: it has no shape",
     quantized: r"^scale cannot be updated: safetensors has no name for torch\.qint8",
+    nested: r"^0\.weight cannot be updated: it is nested",
     made_anew: r"^0\.weight cannot be updated: state_dict\(\) makes it anew",
 }
 

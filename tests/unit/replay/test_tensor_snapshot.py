@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -170,3 +172,44 @@ def test_given_a_look_at_all_tensors_then_it_finds_the_same_after_a_change(
     found, fresh = TensorSnapshot(module, known=known.fingerprint), TensorSnapshot(module)
     assert finds_what_a_walk_finds(found, fresh.tensors)
     assert found.fingerprint == fresh.fingerprint
+
+
+def test_given_something_else_than_a_tensor_where_one_was_then_it_is_not_found() -> None:
+    module = network()
+    look = Looking(module)
+    known = look.again(look.again(look.again(None)))
+    module._buffers["mean"] = 3.0  # type: ignore[assignment]
+    found = look.again(known)
+    assert "mean" not in found.tensors
+    assert finds_what_a_walk_finds(found, look())
+
+
+AUDITED = """
+import sys
+import torch
+from ckpt_transport.replay import TensorSnapshot
+from ckpt_transport_torch.states import state_depends_on
+
+module = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(1000)))
+
+
+def look():
+    return module.state_dict(keep_vars=True)
+
+
+def again(known):
+    return TensorSnapshot(module, look, known, depends_on=state_depends_on)
+
+
+known = again(again(again(None).fingerprint).fingerprint).fingerprint
+heard = []
+sys.addaudithook(lambda event, arguments: heard.append(event))
+snapshot = again(known)
+assert snapshot.fingerprint is known and not snapshot.moved() and snapshot.stays()
+print(len(heard))
+"""
+
+
+def test_given_a_library_that_audits_python_then_looks_do_not_tell_it_of_each_tensor() -> None:
+    ended = subprocess.run([sys.executable, "-c", AUDITED], capture_output=True, text=True, timeout=60, check=True)
+    assert int(ended.stdout) < 100
