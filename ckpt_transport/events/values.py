@@ -73,9 +73,10 @@ class UpdateEnded(Event, frozen=True, tag="update_ended"):
 
     Attributes:
         update: the name that its members share.
-        kind: ``update``, ``p2p`` or ``rollback``.
+        kind: ``update``, ``p2p``, ``rollback`` or ``warm-up``.
         version: that was to be served.
-        outcome: ``committed``, ``aborted``, ``superseded``, ``tainted`` or ``interrupted``.
+        outcome: ``committed``, ``dismissed`` (a warm-up that ended well), ``aborted``, ``superseded``, ``tainted`` or
+            ``interrupted``.
         seconds: how long it took, from the caller's call.
         phases: seconds of each phase that was begun, in order.
         held: seconds for which each sink held its forward passes, by its label.

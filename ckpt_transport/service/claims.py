@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.control.messages import Refused
-from ckpt_transport.errors import CkptTransportError, EngineError
+from ckpt_transport.errors import CkptTransportError, EngineError, PeerLostError
 from ckpt_transport.service import questions as q
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 
@@ -48,8 +48,16 @@ class ClaimRecord:
         self._note(claim.begun, claim.ended)
         return q.Claimed(claim.number, "", tuple(sorted(self.begun)))
 
-    def release(self) -> None:
-        """Nobody drives the engine any more. What was begun and not ended is left to the next."""
+    def look_after(self, mailbox: Mailbox) -> None:
+        """Whoever has driven the engine and shows no sign of life at the sink's mailbox drives it no more."""
+        try:
+            mailbox.check_alive([self.holder] if self.holder else [])
+        except PeerLostError:
+            self.release(mailbox)
+
+    def release(self, mailbox: Mailbox) -> None:
+        """Nobody drives the engine any more, nor is listened for. What was begun and not ended is left to the next."""
+        mailbox.forget(self.holder)
         self.holder = self.leader = ""
 
     def _note(self, begun: Collection[str], ended: Collection[str]) -> None:

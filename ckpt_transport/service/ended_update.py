@@ -28,5 +28,5 @@ class EndedUpdate:
     def answer_to(self, order: m.AnyOrder) -> m.Reply | None:
         """The end of the update that an order belongs to; None where that has not ended here."""
         word = self.last_word
-        is_end = isinstance(word, m.Committed | m.Aborted) and word.update == order.update
+        is_end = isinstance(word, m.Committed | m.Dismissed | m.Aborted) and word.update == order.update
         return word if is_end else None

@@ -25,6 +25,7 @@ from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.source import FollowingSource
 from ckpt_transport.update.staging_coordinator import StagingCoordinator
+from ckpt_transport.update.warm_up_coordinator import WarmUpCoordinator
 
 GONE_SECONDS = 2.0
 """For so long it is asked, after a failure, whose processes are gone."""
@@ -127,6 +128,20 @@ class LedUpdate(Generic[Leader]):
 
 
 def _as_it_is(report: Report) -> Report:
+    return report
+
+
+def to_warm_up(led: LedUpdate[WarmUpCoordinator], progress: Progress | None, config: Config) -> Report:
+    """Lead one that changes nothing.
+
+    Args:
+        led, progress: it, and as that of :meth:`LedUpdate.to_the_end`.
+        config: settings.
+    """
+    with led.going_on():
+        report = led.coordinator.warm_up(led.join, led.invitees, progress)
+    led.has_changed_nothing()
+    keep_trace(report, config)
     return report
 
 

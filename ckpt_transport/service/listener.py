@@ -118,6 +118,12 @@ class Listener(Served):
         Raises: why it is not.
         """
 
+    def _dismissed(self, follower: Follower) -> None:
+        """A warm-up has ended: what is served goes on being served.
+
+        Raises: why that is not so.
+        """
+
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The update has failed; whether a mix of two versions is left."""
         return False
@@ -247,6 +253,9 @@ class Listener(Served):
         try:
             if isinstance(order, m.Commit):
                 self._committed()
+                self._leave()
+            elif isinstance(order, m.Dismiss):
+                self._dismissed(follower)
                 self._leave()
             elif moves_bytes(order):
                 short_turns.want(self, short=False)

@@ -19,10 +19,11 @@ from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.publisher import Publisher, PublishOptions
 from ckpt_transport.service.server_versions import ServerVersions, store_of
-from ckpt_transport.service.sink_handles import AnySink
+from ckpt_transport.service.sink_handles import AnySink, LocatedSinks
 from ckpt_transport.service.source_rank import SourceRank
 from ckpt_transport.service.source_updates import SourceUpdates
 from ckpt_transport.service.staged_job import StagedJob
+from ckpt_transport.service.stager import Stager
 from ckpt_transport.service.subset import SinkChoice
 from ckpt_transport.service.turns import Turns
 from ckpt_transport.service.update_calls import UpdateCalls
@@ -77,7 +78,7 @@ class ParameterServer:
         self._publisher = Publisher(
             self._versions, self._deltas, self._updates, self._choice, self._calls, self._call_guard, self.config
         )
-        self._staged: StagedJob | None = None
+        self._stager = Stager(self._updates, self._turns, self._call_guard, self._calls, self._asked, self.config)
 
     def listen(self) -> str:
         """On rank 0: listen at ``config.coordinator`` now, and return the address that the other ranks are to be given.
@@ -246,33 +247,34 @@ class ParameterServer:
             UsageError: as :meth:`update`.
         """
 
-        def stage(turn: Turn) -> StagedJob:
-            clock, timeout = PhaseClock(), self.config.update_timeout
-            job = StagedJob(version, turn, self._turns, self._call_guard, self._calls.explained, timeout)
+        self._asked.asks(version)
+        asked = self._whole(version, partial(self._choice.all_of, sinks), "stage")
+        return self._calls.explained(f"stage('{version}')", partial(self._stager.stage, asked, progress, supersede))
 
-            def bring() -> StagedJob:
-                self._staged = job
-                chosen, mapping = partial(self._choice.all_of, sinks), self._versions.mapping_of(version)
-                asked = Asked(version, chosen, WHOLE, mapping, "stage")
-                self._updates.stage(asked, job, progress, clock, turn)
-                turn.park(job.give_way)
-                self._asked.has_ended()
-                return job
+    def warm_up(
+        self, version: str, sinks: Sequence[AnySink] | None = None, progress: Progress | None = None
+    ) -> Report | None:
+        """Do with ``version`` what an update of it does before it changes anything, so that the next one need not.
 
-            try:
-                self._turns.take(turn, timeout, supersede=supersede)
-                return self._call_guard.one(turn.call, timeout, bring)
-            except BaseException as error:
-                try:
-                    job.abandon(error)
-                finally:
-                    turn.ended = True
-                    self._turns.pass_on()
-                    self._asked.has_ended()
-                raise
+        Everybody joins, plans and connects; memory is mapped and page-locked, kernels are compiled. Where all sinks can
+        stage a version, it comes beside what they serve, in place of what they have kept for a rollback. Then all of it
+        is called off: no forward pass was held, sinks serve what they did, and what was found out is kept. The version
+        may be brought afterwards, or unregistered.
+
+        Args:
+            version, sinks, progress: as those of :meth:`update`.
+
+        Returns: on rank 0 what was done: :attr:`Report.staged`, or why not (:attr:`Report.in_place`). None on others.
+
+        Raises: as :meth:`update`; every sink serves what it did.
+        """
 
         self._asked.asks(version)
-        return self._calls.explained(f"stage('{version}')", stage)
+        asked = self._whole(version, partial(self._choice.all_of, sinks), "warm_up")
+        return self._calls.in_turn(f"warm_up('{version}')", partial(self._updates.warm_up, asked, progress))
+
+    def _whole(self, version: str, sinks: Callable[[], LocatedSinks], call: str) -> Asked:
+        return Asked(version, sinks, WHOLE, self._versions.mapping_of(version), call)
 
     def publish(
         self,
@@ -341,8 +343,7 @@ class ParameterServer:
         """
 
         def bring(turn: Turn, clock: PhaseClock) -> Report | None:
-            chosen, mapping = partial(self._choice.some_of, sinks, ranks), self._versions.mapping_of(version)
-            asked = Asked(version, chosen, WHOLE, mapping, "update_p2p")
+            asked = self._whole(version, partial(self._choice.some_of, sinks, ranks), "update_p2p")
             return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
         self._asked.asks(version)
@@ -382,8 +383,7 @@ class ParameterServer:
         """
 
         def let_go() -> None:
-            if self._staged is not None:
-                self._staged.end(UpdateAbortedError("the server was closed before the commit; it changed nothing"))
+            self._stager.end(UpdateAbortedError("the server was closed before the commit; it changed nothing"))
             self._here.let_go()
             self._store.close()
 

@@ -11,7 +11,7 @@ import msgspec
 from ckpt_transport.config import Config
 from ckpt_transport.control import Message
 from ckpt_transport.engine.engine import Engine
-from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError, UsageError
+from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
 from ckpt_transport.memory import default_budget
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.reasons import named_reason
@@ -220,6 +220,16 @@ class Sink(Listener):
             self._kept.was_left(self.version, self._taking, self.config.keep_previous)
         self._base.forget(note=self._deltas_follow or self._kept.undo is not None, by=by)
 
+    def _dismissed(self, follower: Follower) -> None:
+        self._check_not_given_up()
+        if follower.staged:
+            self._ended.note(follower.staged, Standing.BACK)
+            self._kept.was_overwritten(self._taking)
+            if not self.config.keep_previous:
+                self._engine.drop_staged()
+        if not self.tainted:
+            self._engine.resume()
+
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The old version goes on, unless a byte of the new one is in and cannot be taken back."""
         if why := self._why_tainted(follower, reason):
@@ -349,27 +359,16 @@ class Sink(Listener):
                     self._settling.hears(message)
             case q.Claim():
                 self._mailbox.check(sender)
-                self._forget_silent_holder()
+                self.claim.look_after(self._mailbox)
                 self._mailbox.answer(self.claim.take(sender, message))
                 if self.claim.holder == sender:
                     self._mailbox.watch(sender)
             case q.Release():
                 if self.claim.holder == sender:
-                    self._forget_holder()
+                    self.claim.release(self._mailbox)
             case _:
                 return super()._answers(sender, message)
         return True
-
-    def _forget_silent_holder(self) -> None:
-        """Whoever has driven the engine and shows no sign of life drives it no more."""
-        try:
-            self._mailbox.check_alive([self.claim.holder] if self.claim.holder else [])
-        except PeerLostError:
-            self._forget_holder()
-
-    def _forget_holder(self) -> None:
-        self._mailbox.forget(self.claim.holder)
-        self.claim.release()
 
     def _given_up_elsewhere(self, follower: Follower, reason: str) -> bool:
         if follower.revoke():
@@ -395,6 +394,6 @@ class Sink(Listener):
         if self._follower is None and not serving.tainted:
             self._base.note()
         self._told.look(serving.update, serving.version, serving.tainted, self._in_doubt, self._staging_nbytes)
-        self._forget_silent_holder()
+        self.claim.look_after(self._mailbox)
         self._look_after_warm_up()
         self._announcements.send(self._mailbox, lambda: q.Here(self.address, self._served()), self._coordinator)

@@ -13,7 +13,7 @@ from ckpt_transport.planning import Manifest
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.compared import Identity, identity_of
 from ckpt_transport.service.delta_source import DeltaSource
-from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
+from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate, to_warm_up
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.sink_handles import LocatedSinks
 from ckpt_transport.service.source_rank import SourceRank, Versions
@@ -27,6 +27,7 @@ from ckpt_transport.update.report import Report
 from ckpt_transport.update.restore import RestoreCoordinator
 from ckpt_transport.update.staging_coordinator import StagingCoordinator
 from ckpt_transport.update.turn import Turn
+from ckpt_transport.update.warm_up_coordinator import WarmUpCoordinator
 
 Result = TypeVar("Result")
 
@@ -70,7 +71,7 @@ class SourceUpdates:
             update, version = "", identity_of(stored)
             try:
                 options = asked.options(stored, self._config)
-                update = self._here.follow(asked.version, *self._offers(stored, deltas=not leader.resumable), options)
+                update = self._here.follow(asked.version, *self._offers(stored, deltas=leader.takes_deltas), options)
             finally:
                 self._followed(version, update)
             return None
@@ -113,6 +114,19 @@ class SourceUpdates:
             return
         self._lead(asked, StagingCoordinator, clock, turn, lambda led: job.stage(LedStaged(led, progress)))
 
+    def warm_up(self, asked: Asked, progress: Progress | None, turn: Turn, clock: PhaseClock) -> Report | None:
+        """Do with a version what an update does before it changes anything.
+
+        Args, Returns, Raises: as those of :meth:`ParameterServer.warm_up`; the clock's phases go on.
+        """
+        if self._world.rank > 0:
+            stored = self._store.get(asked.version)
+            versions, holds = self._offers(stored, deltas=WarmUpCoordinator.takes_deltas)
+            self._here.follow(asked.version, versions, holds, asked.options(stored, self._config))
+            return None
+        lead = partial(to_warm_up, progress=progress, config=self._config)
+        return self._lead(asked, WarmUpCoordinator, clock, turn, lead)
+
     def restore(
         self, sinks: LocatedSinks, before_hold: Callable[[], None] | None, clock: PhaseClock, turn: Turn
     ) -> Report:
@@ -148,7 +162,7 @@ class SourceUpdates:
             def lead(sent: StoredVersion, told: Invitees) -> LedUpdate[Leader]:
                 return here.lead(sent, told, leader, clock, turn, announce, options)
 
-            if leader.resumable or self._config.delta == "off":
+            if not leader.takes_deltas or self._config.delta == "off":
                 return act(lead(stored, invitees))
             others = here.others(asked.version, invitees, turn, announce)
             return self._deltas.bring(stored, invitees, others, clock, turn, lead, act)

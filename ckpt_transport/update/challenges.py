@@ -4,7 +4,7 @@ The sender of a message is only its word. So an invitation is answered by a nonc
 come from; it counts when it comes again with that nonce, and so does everything that the coordinator says after it.
 Nothing is remembered of invitations that do not count: the nonce follows from a key, the address and the update.
 
-With its last word in an update that was committed a member says what the next invitation from the same address may
+With its last word in an update that ended well a member says what the next invitation from the same address may
 carry at once: its *welcome*. It is as good as a challenge that was sent there, and ends with the next update.
 """
 
@@ -40,7 +40,7 @@ class Challenges:
 
     def with_welcome(self, answer: m.Reply | None, coordinator: str) -> m.Reply | None:
         """An answer to that address; the last one of an update carries the welcome."""
-        if isinstance(answer, m.Committed):
+        if isinstance(answer, m.Committed | m.Dismissed):
             return msgspec.structs.replace(answer, welcome=self.welcome(coordinator))
         return answer
 

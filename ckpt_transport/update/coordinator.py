@@ -29,7 +29,7 @@ from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
 from ckpt_transport.update.challenges import Welcomes
-from ckpt_transport.update.ending import tell_began, tell_committed, tell_failed
+from ckpt_transport.update.ending import tell_began, tell_ended, tell_failed
 from ckpt_transport.update.introduction import rates_of, staging_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
@@ -69,6 +69,8 @@ class Coordinator:
     """What whoever watches is told that this is."""
     resumable: ClassVar[bool] = False
     """Whether the update goes on when members leave."""
+    takes_deltas: ClassVar[bool] = True
+    """Whether what differs from what is served may be brought in place of everything."""
 
     def __init__(
         self,
@@ -182,25 +184,29 @@ class Coordinator:
                 raise interrupt from fault
             raise fault
         self._clock.enter("end")
-        labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
-        report = Report(
+        report = self._report(made, events, outcome.paused, outcome.lost)
+        tell_ended(self._update, self.kind, "committed", report, self._config.history)
+        if interrupt is not None:
+            raise interrupt
+        return report
+
+    def _report(
+        self, made: Plan, events: Sequence[StageEvent], paused: dict[int, float], lost: tuple[str, ...]
+    ) -> Report:
+        return Report(
             made.manifest.version,
             made,
             self._clock.phases,
-            outcome.paused,
+            paused,
             events,
-            labels,
-            outcome.lost,
+            {rank: join.label for rank, join in enumerate(self._members.joins)},
+            lost,
             dict(self._members.left),
             self._steps.apply_summary,
             bool(self._steps.staged),
             self._in_place,
             self._pauses,
         )
-        tell_committed(self._update, self.kind, report, self._config.history)
-        if interrupt is not None:
-            raise interrupt
-        return report
 
     @property
     def members(self) -> Membership:

@@ -17,14 +17,14 @@ def tell_began(update: str, kind: str, version: str, seconds: float) -> str:
     return trace_of(update)
 
 
-def tell_committed(update: str, kind: str, report: Report, history: str) -> None:
-    """It is served; arguments as those of :class:`~ckpt_transport.events.UpdateEnded`, and where that is kept."""
+def tell_ended(update: str, kind: str, outcome: str, report: Report, history: str) -> None:
+    """It ended well; arguments as those of :class:`~ckpt_transport.events.UpdateEnded`, and where that is kept."""
     ended = UpdateEnded(
         at=time.time(),
         update=update,
         kind=kind,
         version=report.version,
-        outcome="committed",
+        outcome=outcome,
         seconds=report.seconds,
         phases=dict(report.phases),
         held={report.labels[rank]: seconds for rank, seconds in report.paused.items()},

@@ -57,6 +57,7 @@ class Membership:
         left: who has left, by address, and why.
         aborted: who has given the update up, told to or by itself, by address.
         committed: who has committed, by address.
+        dismissed: who has left the update when it was told to, by address.
         stopped: who has ended the round that is halted, by address.
         round: how many plans were made before this one.
         trace: what orders carry, so that members know which trace they are part of.
@@ -73,6 +74,7 @@ class Membership:
         self.left: dict[str, str] = {}
         self.aborted: dict[str, m.Aborted] = {}
         self.committed: dict[str, m.Committed] = {}
+        self.dismissed: set[str] = set()
         self.stopped: dict[str, m.Stopped] = {}
         self.round, self.trace = 0, ""
         self.reached: Sequence[str] = ()
@@ -332,6 +334,8 @@ class Membership:
                 case m.Reply(update=self.update):
                     if (rank := self._ranks.get(sender)) is not None:
                         self._answers.setdefault(type(message), {})[rank] = message
+                        if isinstance(message, m.Dismissed):
+                            self.dismissed.add(sender)
             received = self._mailbox.receive(0)
 
     def _has_said(self, sender: str, aborted: m.Aborted) -> bool:
@@ -352,7 +356,8 @@ class Membership:
 
     def has_ended(self, rank: int) -> bool:
         """Whether it has said how the update ended for it."""
-        return self.addresses[rank] in self.committed or self.addresses[rank] in self.aborted
+        address = self.addresses[rank]
+        return address in self.committed or address in self.aborted or address in self.dismissed
 
     def rebuilt(self, failed: m.Failed, sender: str) -> CkptTransportError:
         """The error a participant reported, of its own class where that is one of ours."""

@@ -204,6 +204,20 @@ class Commit(Order[Committed], frozen=True):
     """Serve the new version."""
 
 
+class Dismissed(Reply, frozen=True):
+    """The member has left the update, and serves what it has served before.
+
+    Attributes:
+        welcome: as that of Committed.
+    """
+
+    welcome: str = ""
+
+
+class Dismiss(Order[Dismissed], frozen=True):
+    """The update was led to get ready for the next one. Nothing has changed: leave it, and keep what was found out."""
+
+
 class Stopped(Reply, frozen=True):
     """The member has ended the round.
 

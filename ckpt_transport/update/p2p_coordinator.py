@@ -40,6 +40,7 @@ class P2PCoordinator(Coordinator):
 
     kind: ClassVar[str] = "p2p"
     resumable: ClassVar[bool] = True
+    takes_deltas: ClassVar[bool] = False
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, Sequence[StageEvent]]:
         self._members.turn.keep()

@@ -75,8 +75,7 @@ class Participant:
         self._undo = undo
         self._mailbox, self._table, self._extents = mailbox, table, extents
         self._handover, self._received = Handover(engine), ReceivedBytes()
-        self._plans, self._base = plans, base
-        self._deadline = deadline
+        self._plans, self._base, self._deadline = plans, base, deadline
         self._schedule: RankSchedule | None = None
         self._addresses: Sequence[str] = ()
         self._names: Sequence[str] = ()
@@ -91,7 +90,7 @@ class Participant:
         self.staged = ""
         """By what sinks know each other whose engines load beside what they serve; empty in other updates."""
         self.sinks: Mapping[int, str] = {}
-        """The addresses of all sinks of the update, by rank; none before that is known."""
+        """Addresses of all sinks of the update, by rank; none before that is known."""
 
     def propose(
         self,
@@ -117,8 +116,7 @@ class Participant:
             PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
             PlanError: what the plan does here does not hold; see :func:`~ckpt_transport.planning.verify_part`.
         """
-        schedule = self._plans.schedule(plan, rank)
-        engine = self._engine
+        schedule, engine = self._plans.schedule(plan, rank), self._engine
         check_place(plan, rank, engine)
         if engine is not None:
             check_tensors(plan, engine, self._plans, self._base)
@@ -197,7 +195,8 @@ class Participant:
         if time.monotonic() - self._looked_at > FRESH_SECONDS:
             self.check_lent()
         self._looked_at, self._fills = float("-inf"), None
-        self._routes = self._table.open(schedule, self._names, self._addresses, self._time_left(), watch)
+        time_left = max(self._deadline - time.monotonic(), 0.0)
+        self._routes = self._table.open(schedule, self._names, self._addresses, time_left, watch)
         manifest = schedule.plan.manifest
         made = {part.extent for part in manifest.columns}
         numbers = [n for n, each in enumerate(manifest.extents) if each.owner == schedule.rank and n not in made]
@@ -344,6 +343,10 @@ class Participant:
         """Give the engine nothing from now on, whatever comes; return whether it was given a byte. From any thread."""
         return self._handover.revoke()
 
+    def dismiss(self) -> None:
+        """End this update, in which nothing is outstanding, and keep the routes."""
+        self._table.round.close()
+
     def abort(self, reason: BaseException) -> None:
         """Give up: fail what is outstanding, close the routes."""
         self._table.abort(reason)
@@ -395,6 +398,3 @@ class Participant:
     def _ready_schedule(self) -> RankSchedule:
         assert self._schedule is not None, "no plan was proposed"
         return self._schedule
-
-    def _time_left(self) -> float:
-        return max(self._deadline - time.monotonic(), 0.0)

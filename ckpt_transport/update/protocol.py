@@ -24,6 +24,9 @@ asks the others; see :mod:`ckpt_transport.update.settlement`.
 
 Where the caller chooses the moment of the commit, Keep follows Run: members wait for longer then.
 
+A warm-up is an update that ends before anything is held. Dismiss comes after Run where the version is staged, and else
+when all are connected. Members keep routes, plan and staging area as after Commit, and serve what they did.
+
 A rollback is a staged update that brings nothing, because the version before is still staged: Restore comes in place of
 Propose, and Hold follows it.
 
@@ -55,6 +58,7 @@ class State(enum.StrEnum):
     DECIDED = "knows that all have applied the version"
     STOPPED = "has ended a round"
     COMMITTED = "has committed"
+    DISMISSED = "was dismissed"
 
 
 ANY = tuple(State)
@@ -90,6 +94,7 @@ EXCHANGES = (
     Exchange(m.Apply, m.Applied, (State.STILL,), State.APPLIED),
     Exchange(m.Decide, m.Decided, (State.APPLIED,), State.DECIDED),
     Exchange(m.Commit, m.Committed, (State.RAN, State.STOPPED, State.DECIDED), State.COMMITTED),
+    Exchange(m.Dismiss, m.Dismissed, (State.CONNECTED, State.RAN), State.DISMISSED),
     Exchange(m.Halt, m.Stopped, ANY, State.STOPPED),
     Exchange(m.Abort, m.Aborted, ANY, None),
 )

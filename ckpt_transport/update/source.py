@@ -110,7 +110,7 @@ class FollowingSource:
         self._follow(lambda: self.waits)
 
     def commit(self) -> None:
-        """Follow orders up to the commit.
+        """Follow orders up to the commit, or to where a warm-up ends.
 
         Raises:
             UpdateAbortedError: the coordinator gave up; it knows which sinks are concerned.
@@ -126,7 +126,7 @@ class FollowingSource:
                 self._begin()
             while not (self.committed or enough()):
                 try:
-                    self.committed = isinstance(self._next(), m.Commit)
+                    self.committed = isinstance(self._next(), m.Commit | m.Dismiss)
                 except SentWholeError as error:
                     self._part(error)
                     self._join_anew("", number=self._join.number)

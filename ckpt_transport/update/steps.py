@@ -1,8 +1,9 @@
 """Each step of an update has two sides: what the coordinator asks for, and what a member does when it is asked.
 
 :class:`Leading` and :class:`Following` name the steps alike: agree, connect, hold, run; and where the update is staged
-agree, connect, run, hold, apply, decide, with keep after run where it waits for its commit. Which order may come when,
-the table in :mod:`ckpt_transport.update.protocol` says.
+agree, connect, run, hold, apply, decide, with keep after run where it waits for its commit. In a warm-up dismiss comes
+in place of what follows connect, or run where it is staged. Which order may come when, the table in
+:mod:`ckpt_transport.update.protocol` says.
 """
 
 from __future__ import annotations
@@ -194,6 +195,12 @@ class Leading:
         """Have everybody wait for the commit, for so long at most."""
         self._members.ask(m.Keep(self._update, seconds=seconds), self._members.others)()
 
+    def dismiss(self) -> dict[int, str]:
+        """Have everybody leave the update and keep what was found out; the welcome of each, by rank."""
+        dismissed = self._members.ask(m.Dismiss(self._update), self._members.others)
+        self._local.dismiss()
+        return {rank: answer.welcome for rank, answer in dismissed().items()}
+
     def apply(self) -> None:
         """Have every sink exchange what it has staged and what it serves. Whatever fails is taken back everywhere."""
         self._members.ask(m.Apply(self._update), self._sinks)()
@@ -274,6 +281,8 @@ class Following:
                 return self._engine is None or self.standing or bool(self._participant.staged)
             case m.Apply() | m.Keep():
                 return self._participant.complete and bool(self._participant.staged)
+            case m.Dismiss():
+                return not (self.standing or self._participant.applying)
             case m.Commit() if self._engine is not None:
                 return self.decided if self._participant.staged else self._participant.complete
         return True
@@ -337,6 +346,9 @@ class Following:
                 return m.Decided(update)
             case m.Commit():
                 return m.Committed(update, 0.0 if engine is None else engine.resume())
+            case m.Dismiss():
+                participant.dismiss()
+                return m.Dismissed(update)
         return None
 
     def _stand(self, engine: Engine, forwards: int, watch: Watch) -> None:

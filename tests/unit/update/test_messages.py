@@ -47,7 +47,7 @@ def test_given_a_message_then_the_side_that_it_is_for_understands_it() -> None:
 def test_given_a_state_of_a_member_then_an_order_leads_into_it_and_another_out_of_it(state: State) -> None:
     assert any(row.then is state for row in EXCHANGES)
     onward = [row for row in EXCHANGES if state in row.during and row.order not in (m.Halt, m.Abort)]
-    assert bool(onward) is (state is not State.COMMITTED)
+    assert bool(onward) is (state not in (State.COMMITTED, State.DISMISSED))
 
 
 def test_given_the_core_then_one_file_makes_introductions() -> None:
@@ -56,7 +56,7 @@ def test_given_the_core_then_one_file_makes_introductions() -> None:
 
 def test_given_a_step_of_an_update_then_both_of_its_sides_are_in_one_file() -> None:
     """So that a new order touches the messages, the table, and that file."""
-    steps = [row for row in EXCHANGES if row.order not in (m.Invite, m.Commit, m.Halt, m.Abort)]
+    steps = [row for row in EXCHANGES if row.order not in (m.Invite, m.Commit, m.Dismiss, m.Halt, m.Abort)]
     words = {kind.__name__ for row in steps for kind in (row.order, row.answer)}
     naming = {
         file.name
