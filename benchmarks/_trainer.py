@@ -118,6 +118,16 @@ class Trainer:
         self._open_server.unregister("v")
         return timed_of(wall, report)
 
+    def warm_up(self, addresses: Sequence[str], lends: bool) -> Timed | None:
+        """What a trainer does before its first step, with the weights that it lends at each, or those in its pool."""
+        began = time.perf_counter()
+        if lends:
+            self._open_server.lend("v", self._held)
+        report = self._open_server.warm_up("v", addresses)
+        if lends:
+            self._open_server.unregister("v")
+        return timed_of(time.perf_counter() - began, report)
+
     def link(self, gpu: int, parts: int = 1) -> float:
         """Seconds that plain copies take for as many bytes as this rank brings to one of so many ranks of an engine: of
         its pool to its GPU, or from its device to ``gpu``; without GPUs, in memory."""
@@ -150,7 +160,7 @@ def timed_of(wall: float, report: Report | None) -> Timed | None:
     if report is None:
         return None
     ways = tuple(route.transport for route in report.plan.routes)
-    return Timed(wall, max(report.paused.values()), dict(report.phases), report.predicted, ways)
+    return Timed(wall, max(report.paused.values(), default=0), dict(report.phases), report.predicted, ways)
 
 
 def between(source: torch.device, target: torch.device, nbytes: int) -> float:

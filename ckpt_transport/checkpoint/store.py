@@ -24,7 +24,15 @@ from ckpt_transport.checkpoint.stored_version import StoredVersion
 from ckpt_transport.checkpoint.version_maker import VersionMaker
 from ckpt_transport.checkpoint.version_request import VersionRequest
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
-from ckpt_transport.memory import Buffer, MemoryKind, free_on_host, no_collections, sweep_leftovers, usable_cores
+from ckpt_transport.memory import (
+    Buffer,
+    MemoryKind,
+    compile_kernels,
+    free_on_host,
+    no_collections,
+    sweep_leftovers,
+    usable_cores,
+)
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.paths import path_of, paths_of
 
@@ -183,6 +191,8 @@ class Store:
     ) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
+        Kernels that read it on a GPU are compiled when the first one there is lent.
+
         Changes are noticed as far as :class:`~ckpt_transport.checkpoint.watched.Watched` sees them.
 
         Args:
@@ -201,6 +211,8 @@ class Store:
             self._check_free(version)
             stored = self._maker.lend(VersionRequest(version, replicated, mapping, base), tensors)
             stored = replace(stored, base=base)
+            if stored.made_on is not None:
+                compile_kernels(stored.made_on)
             self._versions[version] = _Held(stored, ExitStack(), lease or Lease())
             return stored
 

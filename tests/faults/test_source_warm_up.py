@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -48,17 +47,17 @@ def test_given_a_sink_that_fails_in_a_warm_up_then_that_is_named_and_the_others_
     where: str, act: str
 ) -> None:
     fault = Fault(where, act=act)
-    with fleet(SinkSpec(SHAPE, settings=SWIFT), SinkSpec(SHAPE, settings=SWIFT, fault=fault)) as sinks:
-        with server_for() as server:
-            server.register("v2", tensors=weights(2, **SHAPE))
-            with pytest.raises(UpdateAbortedError, match=r"sink 1|rank 2"):
-                server.warm_up("v2", [sink.address for sink in sinks])
-            left = sinks if act == "raise" else sinks[:1]
-            check_serve(left, 1)
-            update_by(server, left, 3)
+    specs = SinkSpec(SHAPE, settings=SWIFT), SinkSpec(SHAPE, settings=SWIFT, fault=fault)
+    with fleet(*specs) as sinks, server_for() as server:
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(UpdateAbortedError, match=r"sink 1|rank 2"):
+            server.warm_up("v2", [sink.address for sink in sinks])
+        left = sinks if act == "raise" else sinks[:1]
+        check_serve(left, 1)
+        update_by(server, left, 3)
 
 
-def warms_up(addresses: list[str], when: str, pipe: Connection) -> None:
+def warms_up(addresses: list[str], when: str) -> None:
     """A trainer that is killed in its warm-up, or afterwards."""
     server = server_for()
     server.register("v2", tensors=weights(2, **SHAPE))
@@ -73,11 +72,9 @@ def warms_up(addresses: list[str], when: str, pipe: Connection) -> None:
 @pytest.mark.parametrize("when", ["meanwhile", "afterwards"])
 def test_given_a_trainer_that_dies_in_its_warm_up_or_afterwards_then_sinks_are_as_before_and_free(when: str) -> None:
     with fleet(*[SinkSpec(SHAPE, settings=SWIFT)] * 2) as sinks, server_for() as other:
-        pipe, theirs = context.Pipe()
-        trainer = context.Process(target=warms_up, args=([sink.address for sink in sinks], when, theirs), daemon=True)
+        trainer = context.Process(target=warms_up, args=([sink.address for sink in sinks], when), daemon=True)
         trainer.start()
         started_here(trainer)
-        theirs.close()
         trainer.join(DEADLINE)
         assert trainer.exitcode == -signal.SIGKILL
         check_serve(sinks, 1)

@@ -19,7 +19,7 @@ def test_given_a_small_vllm_of_two_ranks_when_it_is_measured_then_each_transport
         f"{title}: auto",
         f"{title}: shm",
         f"{title}: auto",
-        f"{title}: first update after warming up",
+        f"{title}: first update, engine and trainer warmed up",
     ]
     assert all(row.ratio > 0 for row in rows)
 

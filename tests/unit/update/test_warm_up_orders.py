@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, Report, Sink
-from ckpt_transport.replay import module_loading
+from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport.planning import plan
+from ckpt_transport.replay.record import record
 from ckpt_transport.update import messages as m
-from ckpt_transport.update import plan_cache
 from ckpt_transport.update.membership import Membership
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
@@ -29,7 +30,7 @@ IN_PLACE = ["Invite", "Propose", "Stand", "Run", "Commit"]
 def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """The orders that went to each address, and the plans that were made, by ``plans``."""
     found: dict[str, list[str]] = {"plans": []}
-    addressed, plan = Membership.addressed, plan_cache.plan
+    addressed = Membership.addressed
 
     def heard(members: Membership, address: str, message: m.FromCoordinator) -> m.FromCoordinator:
         found.setdefault(address, []).append(type(message).__name__)
@@ -40,7 +41,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         return plan(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Membership, "addressed", heard)
-    monkeypatch.setattr(plan_cache, "plan", planned)
+    monkeypatch.setattr("ckpt_transport.update.plan_cache.plan", planned)
     return found
 
 
@@ -90,13 +91,13 @@ def test_given_a_warm_up_then_the_first_update_plans_and_connects_nothing(
 def test_given_an_engine_with_a_loader_then_a_warm_up_records_it_and_the_first_update_does_not(
     stack: ExitStack, said: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded, record = [], module_loading.record
+    recorded: list[str] = []
 
     def counted(*arguments: object) -> object:
         recorded.append(said[sink.address][-1])
         return record(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module_loading, "record", counted)
+    monkeypatch.setattr("ckpt_transport.replay.module_loading.record", counted)
     (sink, module), server = sink_for(stack, loads=True), server_for(stack, transport="shm")
     server.register("v1", tensors=weights(1, layers=LAYERS, width=WIDTH))
     server.warm_up("v1", [sink.address])
@@ -214,6 +215,6 @@ def test_given_a_staged_version_of_before_when_a_trainer_warms_up_then_a_rollbac
     server.update("v1", [sink.address])
     server.warm_up("v2", [sink.address])
     assert holds(module, 1)
-    with pytest.raises(Exception, match="v0|keeps|back"):
+    with pytest.raises(UpdateAbortedError, match="has kept none"):
         server.rollback([sink.address])
     assert (sink.version, holds(module, 1)) == ("v1", True)
