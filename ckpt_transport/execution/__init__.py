@@ -5,12 +5,12 @@ from ckpt_transport.execution.arrivals import Arrival as Arrival
 from ckpt_transport.execution.arrivals import arrivals as arrivals
 from ckpt_transport.execution.column_extent import column_extents as column_extents
 from ckpt_transport.execution.digest_steps import Digests as Digests
-from ckpt_transport.execution.digests import FirstSinkDigests as FirstSinkDigests
 from ckpt_transport.execution.digests import OwnerDigests as OwnerDigests
-from ckpt_transport.execution.digests import PromptOwnerDigests as PromptOwnerDigests
 from ckpt_transport.execution.digests import SinkDigests as SinkDigests
 from ckpt_transport.execution.fills import FillMemory as FillMemory
 from ckpt_transport.execution.fills import Fills as Fills
+from ckpt_transport.execution.first_digests import FirstSinkDigests as FirstSinkDigests
+from ckpt_transport.execution.first_digests import PromptOwnerDigests as PromptOwnerDigests
 from ckpt_transport.execution.gathered_timeline import GatheredTimeline as GatheredTimeline
 from ckpt_transport.execution.gathered_timeline import encode_events as encode_events
 from ckpt_transport.execution.ledger import Ledger as Ledger

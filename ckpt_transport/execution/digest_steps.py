@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from ckpt_transport.memory import Along, Fence, PartialCopy, Runs
+from ckpt_transport.memory import NO_PARTS, Along, Fence, PartialCopy, Parts, Runs
 from ckpt_transport.planning import Bucket
 
 
@@ -42,9 +42,15 @@ class Digests:
         self.look(bucket, runs)
         return None
 
-    def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
-        """The parts of a bucket that :meth:`look` reads: where each starts in it, and its bytes; ascending."""
-        return ()
+    def compared(self, bucket: Bucket) -> Parts:
+        """The parts of a bucket that :meth:`landed` reads, ascending. The same object each time."""
+        return NO_PARTS
+
+    def landed(self, bucket: Bucket, parts: Runs) -> None:
+        """What is :meth:`compared` of a bucket lies where the engine has it, on the host, and is read now.
+
+        Called by the thread that applies: those that compute beside it would keep others from the next bucket.
+        """
 
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         """The end of reading a bucket, here and by the engine, which has read it by ``end``."""

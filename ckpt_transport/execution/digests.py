@@ -2,8 +2,8 @@
 
 Owners say theirs straight to the sinks that get a bucket. Sinks compute theirs of the bytes that the engine is given,
 beside the engine, and compare when both are there. At the end each waits for what is left, and before that nobody waits
-for a digest. In an update that goes on after a failure a bucket that differs comes again, and an engine may be given
-nothing twice: there a bucket waits until its digests agree.
+for a digest. In an update that goes on after a failure a bucket waits until its digests agree: see
+:mod:`ckpt_transport.execution.first_digests`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ckpt_transport.execution.digest_steps import Digests
 from ckpt_transport.execution.samples import AnySample
 from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import (
+    NO_PARTS,
     Along,
     Backing,
     DividedDigest,
@@ -35,6 +36,7 @@ from ckpt_transport.memory import (
     MemoryKind,
     MemoryRun,
     PartialCopy,
+    Parts,
     Runs,
     fence,
     fence_on,
@@ -218,15 +220,6 @@ class OwnerDigests(_Working):
             self._channel.send_each(ranks, message)
 
 
-class PromptOwnerDigests(OwnerDigests):
-    """For sinks that wait for each: said at once, not in batches."""
-
-    def turn(self) -> None:
-        super().turn()
-        if self._made or self._coming or self._computing:
-            self.advance()
-
-
 class SinkDigests(_Working):
     """Compares what a sink's engine is given with what the owners say.
 
@@ -264,9 +257,18 @@ class SinkDigests(_Working):
         divided.result.add_done_callback(lambda _: self._wake())
         return divided.compute
 
-    def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
+    def compared(self, bucket: Bucket) -> Parts:
         sample = self._schedule.samples.of(self._schedule.rank, self._schedule.numbers[bucket.first])
-        return () if sample is None else sample.parts
+        return NO_PARTS if sample is None else sample.parts
+
+    def landed(self, bucket: Bucket, parts: Runs) -> None:
+        number = self._schedule.numbers[bucket.first]
+        sample = self._schedule.samples.of(self._schedule.rank, number)
+        self._begun.add(number)
+        if sample is None:
+            self._agreed.add(number)
+        else:
+            self._on_host[number] = known(as_bytes(sample.of_bucket(parts)))
 
     def _begin(self, number: int, runs: Runs, part: PartialCopy | None) -> None:
         """Compute the digest of what this sink reads of a bucket, if it reads anything and that is there."""
@@ -353,27 +355,6 @@ class SinkDigests(_Working):
         if found != self._said[number]:
             raise TransferError(f"{self._label} got {differing(self._plan, number, self._schedule.rank)}")
         self._agreed.add(number)
-
-
-class FirstSinkDigests(SinkDigests):
-    """Compares before the engine is given a bucket."""
-
-    def look(self, bucket: Bucket, runs: Runs, part: PartialCopy | None = None) -> None:
-        """Do nothing: the bucket was compared before."""
-
-    def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
-        return end
-
-    def admits(self, number: int, runs: Runs) -> bool:
-        if number not in self._begun:
-            self._begun.add(number)
-            sample = self._schedule.samples.of(self._schedule.rank, number)
-            if sample is None:
-                self._agreed.add(number)
-            else:
-                self._compute(number, sample, runs)
-        self.advance()
-        return number in self._agreed
 
 
 def _nbytes(due: Due) -> int:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from ckpt_transport.memory import Addresses, Runs, StridedRange, addresses_of, part_of, starts_of
+from ckpt_transport.memory import Addresses, Part, Runs, StridedRange, addresses_of, part_of, starts_of
 from ckpt_transport.memory.digest import digest
 from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
 from ckpt_transport.memory.packed_digest import packs
@@ -18,9 +18,6 @@ from ckpt_transport.memory.packed_digest_table import PackedDigestTable, PlacedR
 
 KNOWN_PLANS = 4
 """So many are remembered: as many as there may be models that are updated in turns."""
-
-Part = tuple[int, int]
-"""Where bytes start in a bucket, and how many there are; they lie within a run."""
 
 
 def digest_of_runs(plan: Hashable, bucket: Hashable, runs: Runs, parts: Callable[[], Sequence[Part]]) -> torch.Tensor:

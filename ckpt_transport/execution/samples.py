@@ -15,10 +15,21 @@ from typing import Generic, TypeVar
 
 import torch
 
-from ckpt_transport.execution.run_digests import Part, digest_of_runs, digest_of_slices
-from ckpt_transport.memory import DividedDigest, Runs, StridedRange, has_copy_tables, number_at, part_of
+from ckpt_transport.execution.run_digests import digest_of_runs, digest_of_slices
+from ckpt_transport.memory import (
+    CPU,
+    DividedDigest,
+    Part,
+    Parts,
+    Runs,
+    StridedRange,
+    has_copy_tables,
+    number_at,
+    part_of,
+)
 from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, digest
 from ckpt_transport.memory.packed_digest import packed_digest
+from ckpt_transport.memory.placed_digest import are_short, digest_of_places, places_in
 from ckpt_transport.planning import EVERYTHING, Bucket, Plan
 from ckpt_transport.planning.values.plan import ExtentRange
 from ckpt_transport.planning.values.reads import Reads, in_runs
@@ -26,10 +37,10 @@ from ckpt_transport.planning.values.reads import Reads, in_runs
 END_BYTES = 4096
 """So many bytes at each end of a piece are compared where tensors lie apart."""
 
-Place = TypeVar("Place")
+Places = TypeVar("Places")
 
 
-class Sample(ABC, Generic[Place]):
+class Sample(ABC, Generic[Places]):
     """What is compared of one bucket.
 
     Args:
@@ -39,9 +50,7 @@ class Sample(ABC, Generic[Place]):
         in_bucket, in_extent: where its bytes lie in the bucket, and in the extent.
     """
 
-    def __init__(
-        self, plan: Plan, name: Hashable, key: Hashable, in_bucket: Sequence[Place], in_extent: Sequence[Place]
-    ) -> None:
+    def __init__(self, plan: Plan, name: Hashable, key: Hashable, in_bucket: Places, in_extent: Places) -> None:
         self.key = key
         self._shape, self._name, self._in_bucket, self._in_extent = plan.shape, name, in_bucket, in_extent
 
@@ -63,13 +72,12 @@ class Sample(ABC, Generic[Place]):
 
     def _near(self, runs: Runs) -> Runs:
         """Those runs of an extent in which its bytes lie."""
-        first = number_at(runs, self._start(self._in_extent[0]))
-        last = number_at(runs, self._start(self._in_extent[-1]))
+        first, last = (number_at(runs, at) for at in self._ends(self._in_extent))
         return runs[first : last + 1]
 
     @property
     @abstractmethod
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Parts:
         """Where what is compared starts in the bucket, and its bytes: as few parts as hold all of it, ascending."""
 
     @cached_property
@@ -84,19 +92,19 @@ class Sample(ABC, Generic[Place]):
 
     @staticmethod
     @abstractmethod
-    def _start(place: Place) -> int:
-        """The first byte of a place."""
+    def _ends(places: Places) -> tuple[int, int]:
+        """Where the first place starts, and the last."""
 
     @staticmethod
     @abstractmethod
-    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[Place]) -> torch.Tensor: ...
+    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Places) -> torch.Tensor: ...
 
 
-class RunSample(Sample[Part]):
+class RunSample(Sample[Parts]):
     """Runs of bytes, each of which begins a page of the digest."""
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Parts:
         return self._in_bucket
 
     @cached_property
@@ -114,30 +122,33 @@ class RunSample(Sample[Part]):
         return DividedDigest((at, part_of(bucket, at, nbytes)) for at, nbytes in self._in_bucket)
 
     @staticmethod
-    def _start(place: Part) -> int:
-        return place[0]
+    def _ends(places: Parts) -> tuple[int, int]:
+        return places[0][0], places[-1][0]
 
     @staticmethod
-    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[Part]) -> torch.Tensor:
-        if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
+    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Parts) -> torch.Tensor:
+        device = runs[0].raw.device
+        if len(runs) > 1 and has_copy_tables(device):
             return digest_of_runs(plan, name, runs, lambda: places)
+        if device == CPU and are_short(places):
+            return digest_of_places(places_in(runs, places), places.sizes)
         return digest([part_of(runs, *place) for place in (joined(places) if len(runs) == 1 else places)])
 
 
-class SliceSample(Sample[StridedRange]):
+class SliceSample(Sample[Sequence[StridedRange]]):
     """Slices, which are packed."""
 
-    @property
-    def parts(self) -> Sequence[Part]:
-        return [(each.start, each.end - each.start) for each in self._in_bucket]
+    @cached_property
+    def parts(self) -> Parts:
+        return Parts((each.start, each.end - each.start) for each in self._in_bucket)
 
     @property
     def ranges(self) -> Sequence[StridedRange]:
         return self._in_bucket
 
     @staticmethod
-    def _start(place: StridedRange) -> int:
-        return place.start
+    def _ends(places: Sequence[StridedRange]) -> tuple[int, int]:
+        return places[0].start, places[-1].start
 
     @staticmethod
     def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[StridedRange]) -> torch.Tensor:
@@ -203,8 +214,8 @@ class Samples:
         bucket = self._plan.buckets[number]
         if reads is None:
             parts = compared_of(self._plan, bucket)
-            in_bucket = [(part.bucket_offset, part.nbytes) for part in parts]
-            in_extent = [(part.offset, part.nbytes) for part in parts]
+            in_bucket = Parts((part.bucket_offset, part.nbytes) for part in parts)
+            in_extent = Parts((part.offset, part.nbytes) for part in parts)
             return RunSample(self._plan, (number, share), parts, in_bucket, in_extent)
         slices = in_runs(bucket, reads)
         home = tuple(part.shifted(_home(bucket, part.start)) for part in slices)

@@ -61,6 +61,9 @@ from ckpt_transport.memory.page_range import MappedPages as MappedPages
 from ckpt_transport.memory.page_range import PageRange as PageRange
 from ckpt_transport.memory.page_range import page_ranges as page_ranges
 from ckpt_transport.memory.partial_copy import PartialCopy as PartialCopy
+from ckpt_transport.memory.parts import NO_PARTS as NO_PARTS
+from ckpt_transport.memory.parts import Part as Part
+from ckpt_transport.memory.parts import Parts as Parts
 from ckpt_transport.memory.peer_access import can_read as can_read
 from ckpt_transport.memory.peer_access import let_read as let_read
 from ckpt_transport.memory.pinning import pin as pin

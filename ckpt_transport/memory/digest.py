@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckpt_transport.memory.host_copies import move_each
+
 ROWS, COLUMNS = 64, 512
 WORD_BYTES = 8
 ROW_BYTES = COLUMNS * WORD_BYTES
@@ -41,7 +43,8 @@ PAGES_COPIED = 8
 PAGES_SHORT = 32
 """Of short runs, whose sums are mixed at a time: a core's cache keeps them."""
 SHORT_ROWS = 2
-"""Runs of no more rows are put side by side: the calls for one would take longer than its bytes."""
+SHORT_BYTES = SHORT_ROWS * ROW_BYTES
+"""Runs of no more bytes are put side by side: the calls for one would take longer than they do."""
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -71,12 +74,13 @@ def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
     sums = np.zeros(2, np.uint64)
     first = 0
     with np.errstate(over="ignore"):
-        for is_short, some in groupby([run.numpy() for run in runs], _is_short):
-            if is_short:
-                first = _add_short(sums, list(some), first)
+        for short, some in groupby(runs, lambda run: _is_short(run.numel())):
+            if short:
+                few = list(some)
+                first = add_short(sums, list(map(torch.Tensor.data_ptr, few)), list(map(len, few)), first)
                 continue
-            for raw in some:
-                first = add(sums, raw, first)
+            for run in some:
+                first = add(sums, run.numpy(), first)
     return torch.from_numpy(sums.view(np.int64))
 
 
@@ -149,22 +153,23 @@ def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
     return first
 
 
-def _is_short(raw: npt.NDArray[np.uint8]) -> bool:
-    return 0 < raw.size <= SHORT_ROWS * ROW_BYTES
+def _is_short(nbytes: int) -> bool:
+    """Whether a run of so many bytes is put side by side with others."""
+    return 0 < nbytes <= SHORT_BYTES
 
 
-def _add_short(sums: Words, runs: Sequence[npt.NDArray[np.uint8]], first: int) -> int:
-    """As :func:`add`, of short runs, each of which is one page."""
-    side_by_side = np.empty((min(len(runs), PAGES_SHORT), SHORT_ROWS, COLUMNS), np.uint64)
-    raw = side_by_side.view(np.uint8).reshape(len(side_by_side), -1)
+def add_short(sums: Words, addresses: Sequence[int], sizes: Sequence[int], first: int) -> int:
+    """As :func:`add`, of short runs of host memory, each of which is one page."""
+    side_by_side = np.empty((min(len(sizes), PAGES_SHORT), SHORT_ROWS, COLUMNS), np.uint64)
     along = np.empty(len(side_by_side) * (ROWS + COLUMNS), np.uint64)
-    for start in range(0, len(runs), PAGES_SHORT):
-        some = runs[start : start + PAGES_SHORT]
+    begin = side_by_side.ctypes.data
+    targets = range(begin, begin + side_by_side.nbytes, SHORT_BYTES)
+    for start in range(0, len(sizes), PAGES_SHORT):
+        some = sizes[start : start + PAGES_SHORT]
         count = len(some)
-        for page, run in zip(raw, some, strict=False):
-            page[: run.size] = run
-            page[run.size :] = 0
         words, pages = side_by_side[:count], along[: count * (ROWS + COLUMNS)]
+        words.fill(0)
+        move_each(targets, addresses[start : start + PAGES_SHORT], some)
         rows, columns = pages[: count * ROWS].reshape(count, ROWS), pages[count * ROWS :].reshape(count, COLUMNS)
         rows[:, SHORT_ROWS:] = 0
         np.einsum("kij,j->ki", words, keys(), out=rows[:, :SHORT_ROWS])

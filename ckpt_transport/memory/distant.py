@@ -5,14 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from operator import attrgetter
 from typing import NamedTuple, overload
 
 import numpy as np
 import torch
 
 from ckpt_transport.memory.host_copies import HostCopies, HostCopy
-from ckpt_transport.memory.landing import Landing, Scratch
+from ckpt_transport.memory.landing import LandedBytes, Landing, Scratch
+from ckpt_transport.memory.parts import NO_PARTS, Parts
 from ckpt_transport.memory.runs import MemoryRun, PlacedRuns, RunTable
 
 ReadDistant = Callable[[HostCopies], None]
@@ -43,23 +43,25 @@ class DistantMemory(NamedTuple):
             return None
         return self.addresses[number] + at - self.starts[number]
 
-    def read_into(self, landing: Landing, compared: Sequence[tuple[int, int]] = ()) -> list[MemoryRun]:
+    def read_into(self, landing: Landing, compared: Parts = NO_PARTS) -> RunTable:
         """Read bytes, each run of which lies within one run there, to where they are to be. Runs there ascend.
 
         Args:
             landing: where that is.
-            compared: parts of the region that somebody looks at: where each starts, and its bytes; ascending.
+            compared: parts of the region that somebody looks at; ascending.
 
         Returns: these parts, where they have landed as one run; others are read once more beside that.
 
         Raises:
             TransferError: they cannot be read; says why.
         """
-        parts = landing.parts(compared)
-        scratch = Scratch().runs([place for place, raw in zip(compared, parts, strict=True) if raw is None])
-        self._read_into(landing.beside(Landing.of(scratch)))
-        landed = [MemoryRun(at, raw) for (at, _), raw in zip(compared, parts, strict=True) if raw is not None]
-        return sorted([*landed, *scratch], key=attrgetter("at"))
+        addresses, has_landed = landing.addresses_of(compared)
+        apart = np.flatnonzero(~has_landed)
+        scratch = Scratch().runs([compared[number] for number in apart])
+        addresses[apart] = [run.raw.data_ptr() for run in scratch]
+        self._read_into(landing.beside(Landing.of(scratch)) if scratch else landing)
+        lie, sizes = addresses.tolist(), compared.sizes.tolist()
+        return RunTable(compared.starts.tolist(), lie, sizes, LandedBytes(lie, sizes, (landing.memory, scratch)))
 
     def _read_into(self, landing: Landing) -> None:
         landing = landing.filled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -92,6 +92,14 @@ def copy_batch(batch: HostCopies) -> int:
         else:
             _move_at_once(target, source, nbytes)
     return sum(sizes)
+
+
+def move_each(targets: Sequence[int], sources: Sequence[int], sizes: Sequence[int]) -> None:
+    """Copy a few kilobytes from each source over the target in its place; there may be more targets. Python's lock is
+    kept.
+    """
+    for target, source, nbytes in zip(targets, sources, sizes, strict=False):
+        _move_at_once(target, source, nbytes)
 
 
 _move_at_once = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(

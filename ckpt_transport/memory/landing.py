@@ -6,12 +6,13 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 import torch
 
 from ckpt_transport.memory.host_copies import Numbers
+from ckpt_transport.memory.parts import Parts
 from ckpt_transport.memory.runs import MemoryRun, Runs, RunTable, addresses_of, starts_of, views_of
 
 ALIGNMENT = 64
@@ -55,23 +56,13 @@ class Landing:
             (self.memory, other.memory),
         )
 
-    def parts(self, places: Sequence[tuple[int, int]]) -> list[torch.Tensor | None]:
-        """Bytes of the bucket where they land, uint8; None where no single run is known to hold them.
-
-        The memory is valid for as long as this lives.
-
-        Args:
-            places: where they start in the bucket, and how many they are.
-        """
+    def addresses_of(self, parts: Parts) -> tuple[Numbers, Numbers]:
+        """Where parts of the bucket land: the address of each, and whether a single run is known to hold it there."""
         starts, addresses, ends = self._ascending
-        at, sizes = np.array(places, np.int64).reshape(-1, 2).T
+        at, sizes = parts.starts, parts.sizes
         numbers = np.searchsorted(starts, at, side="right") - 1
         held = (numbers >= 0) & (at + sizes <= np.append(ends, 0)[numbers])
-        where = np.append(addresses - starts, 0)[numbers] + at
-        return [
-            _bytes_at(address, nbytes) if is_held or not nbytes else None
-            for address, nbytes, is_held in zip(where.tolist(), sizes.tolist(), held.tolist(), strict=True)
-        ]
+        return np.append(addresses - starts, 0)[numbers] + at, held | (sizes == 0)
 
     @cached_property
     def _ascending(self) -> tuple[Numbers, Numbers, Numbers]:
@@ -80,10 +71,31 @@ class Landing:
         return starts, self.addresses[order], starts + self.sizes[order]
 
 
-def _bytes_at(address: int, nbytes: int) -> torch.Tensor:
-    if not nbytes:
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), dtype=torch.uint8)
+class LandedBytes(Sequence[torch.Tensor]):
+    """Bytes in host memory, uint8, as views that are made when somebody looks at them.
+
+    Args:
+        addresses, sizes: of each.
+        memory: keeps that memory.
+    """
+
+    def __init__(self, addresses: Sequence[int], sizes: Sequence[int], memory: object) -> None:
+        self._addresses, self._sizes, self._memory = addresses, sizes, memory
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> LandedBytes: ...
+    def __getitem__(self, index: int | slice) -> torch.Tensor | LandedBytes:
+        if isinstance(index, slice):
+            return LandedBytes(self._addresses[index], self._sizes[index], self._memory)
+        nbytes = self._sizes[index]
+        if not nbytes:
+            return torch.empty(0, dtype=torch.uint8)
+        return torch.frombuffer((ctypes.c_uint8 * nbytes).from_address(self._addresses[index]), dtype=torch.uint8)
 
 
 class Scratch:

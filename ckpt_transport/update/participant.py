@@ -370,10 +370,7 @@ class Participant:
         landing = self._engine.landing(given) if isinstance(runs, DistantRuns) else None
         if landing is not None:
             assert isinstance(runs, DistantRuns)
-            landed = runs.memory.read_into(landing, self._digests.compared(bucket))
-            look(landed)
-            if landed and (looked := self._digests.read(bucket, landed, None)) is not None:
-                looked.synchronize()
+            self._digests.landed(bucket, runs.memory.read_into(landing, self._digests.compared(bucket)))
             self._engine.landed(given)
             self._received.add(bucket)
             return None
