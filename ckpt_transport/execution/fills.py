@@ -95,13 +95,16 @@ class Fills:
     def run_ahead(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
         """Fill the slots there are, because requests are not held yet.
 
+        Where there are fewer slots than buckets, nobody waits for a device that fills them by itself: from then on
+        until the first slot is free again it would do nothing.
+
         Args:
             watch: called often; raises to end the wait.
             idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called.
         """
-        while self.advance() or self._filling or self._filled:
+        while self.advance() or self._is_awaited:
             watch()
-            if self._filling or self._filled:
+            if self._is_awaited:
                 idle(DEVICE_POLL_SECONDS if self.needs_polling else WATCH_SECONDS)
 
     def advance(self) -> bool:
@@ -125,6 +128,11 @@ class Fills:
             self.ledger.ended(step, started)
             moved = True
         return moved
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether a fill is under way whose end is worth waiting for before requests are held."""
+        return bool(self._filling) or (bool(self._filled) and not self._waiting)
 
     def _is_short(self, bucket: Bucket) -> bool:
         """Whether a fill takes about as long as handing it to another thread would."""

@@ -80,10 +80,8 @@ class Participant:
         self._addresses: Sequence[str] = ()
         self._names: Sequence[str] = ()
         self._routes: dict[int, OpenRoute] = {}
-        self._sources = FillMemory()
         self._fills: Fills | None = None
-        self._channel = ""
-        self._digests = Digests()
+        self._sources, self._channel, self._digests = FillMemory(), "", Digests()
         self._resumable = self._finished = False
         self._looked_at = float("-inf")
         """When lent tensors were looked at before :meth:`open`, by the monotonic clock."""
@@ -223,13 +221,17 @@ class Participant:
         return made
 
     def connect(self, descriptors: ByRoute, watch: Watch, name: str) -> None:
-        """Learn what senders lend, by that name, and fill this rank's own slots before passes are held."""
+        """Learn what senders lend, by that name, and fill this rank's slots before passes are held, or as they run."""
         self._table.connect(self._routes, descriptors, name)
         if self._fills is None:
-            ledger = Ledger(self._ready_schedule)
-            fills = self._fills = Fills(ledger, self._attachments, self._sources, self._mailbox.wake)
+            fills = self._fills = Fills(
+                Ledger(self._ready_schedule), self._attachments, self._sources, self._mailbox.wake
+            )
             self._table.round.callback(fills.close)
-            fills.run_ahead(watch, self._mailbox.pump)
+            if self.staged:
+                fills.advance()
+            else:
+                fills.run_ahead(watch, self._mailbox.pump)
 
     def connect_by_name(self, name: str, watch: Watch) -> bool:
         """Connect to what was lent by that name in the last update; whether all of that is known, and is lent still."""

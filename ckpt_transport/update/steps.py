@@ -84,8 +84,14 @@ class Leading:
         self._lent, digest, self._key = {}, "", (plan.shape, names, addresses)
         self._name, self._named, self._changed = new_name(), False, False
         lent: dict[int, dict[int, list[bytes]]] | None = None
+
+        def propose() -> str:
+            return self._local.propose(
+                plan, 0, addresses, names, resumable=self._resumable, digests=digests, staged=self.staged
+            )
+
         if not unknown:
-            digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
+            digest = propose()
             lent = self._lent_early(plan)
         proposals = {
             rank: m.Propose(
@@ -108,7 +114,7 @@ class Leading:
         }
         agreements = members.ask_each(proposals)
         if unknown:
-            digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
+            digest = propose()
         if self._named:
             if 0 not in self._lent:
                 self._lent[0] = self._local.open(members.watch)

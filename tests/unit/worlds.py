@@ -137,10 +137,10 @@ def chained(transport: str = "wire+window", *, bucket_bytes: int = 1024, ring_de
     )
 
 
-def filled(transport: str = "post", *, ring_depth: int = 2) -> World:
-    """One source that has to fill slots first, two sinks, five buckets."""
+def filled(transport: str = "post", *, ring_depth: int = 2, tensors: int = 5) -> World:
+    """One source that has to fill slots first, two sinks, and so many tensors."""
     return World(
-        manifest([1000, 1000, 1000, 1000, 1000], kind=MemoryKind.PRIVATE),
+        manifest([1000] * tensors, kind=MemoryKind.PRIVATE),
         topology(["a"], ["a", "a"]),
         INVENTED,
         Settings(transport=transport, bucket_bytes=1024, ring_depth=ring_depth),
