@@ -131,7 +131,7 @@ class OwnerDigests(_Working):
 
     def _start(self, memory: Lendable, in_place: Sequence[Due], wake: Callable[[], None]) -> None:
         known = memory.digests
-        kept = {sample.key: known[sample.key] for _, sample in in_place if sample.key in known}
+        kept = {sample.key: known[sample.key] for _, sample in in_place if sample.key in known} if known else {}
         known.clear()
         known.update(kept)
         self._made.extend((unsaid, kept[sample.key]) for unsaid, sample in in_place if sample.key in kept)

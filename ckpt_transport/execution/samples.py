@@ -40,6 +40,21 @@ END_BYTES = 4096
 Places = TypeVar("Places")
 
 
+class _Key:
+    """Names what a sample is of. It is looked up at each update, and its value is long: its hash is computed once."""
+
+    __slots__ = ("_hash", "_value")
+
+    def __init__(self, value: Hashable) -> None:
+        self._value, self._hash = value, hash(value)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Key) and self._value == other._value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 class Sample(ABC, Generic[Places]):
     """What is compared of one bucket.
 
@@ -51,7 +66,7 @@ class Sample(ABC, Generic[Places]):
     """
 
     def __init__(self, plan: Plan, name: Hashable, key: Hashable, in_bucket: Places, in_extent: Places) -> None:
-        self.key = key
+        self.key: Hashable = _Key(key)
         self._shape, self._name, self._in_bucket, self._in_extent = plan.shape, name, in_bucket, in_extent
 
     def of_bucket(self, runs: Runs) -> torch.Tensor:

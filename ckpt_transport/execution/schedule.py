@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -15,6 +16,7 @@ from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
 from ckpt_transport.planning.values.plan import IN_PLACE, ExtentRange, Leg
 from ckpt_transport.planning.values.stages import OWN, Pattern, PatternStage
 from ckpt_transport.transports.interface import Span, Transfer
+from ckpt_transport.transports.transfer import Spans
 
 
 class LentKind(enum.StrEnum):
@@ -43,6 +45,21 @@ class RankStep:
     leg: Leg | None = None
 
 
+class _Scattered(NamedTuple):
+    """How a bucket is carried on a leg.
+
+    Attributes:
+        spans: where it is read, and where it goes.
+        reused: it is read from a slot.
+        starts, sizes: where the bytes of each span are in the bucket, and how many.
+    """
+
+    spans: Spans
+    reused: bool
+    starts: Sequence[int]
+    sizes: Sequence[int]
+
+
 class RankSchedule:
     """Says what one rank does of a plan.
 
@@ -54,9 +71,8 @@ class RankSchedule:
 
     def __init__(self, plan: Plan, rank: int) -> None:
         self.plan, self.rank = plan, rank
-        self._spans: dict[tuple[int, Leg], tuple[tuple[Span, ...], bool]] = {}
-        """Of each bucket on each leg, where it is read and where it goes, and whether it is read from a slot: the same
-        for all versions."""
+        self._scattered: dict[tuple[int, Leg], _Scattered] = {}
+        """Of each bucket on each leg: the same for all versions."""
         self.steps: list[RankStep] = []
         self.needs: dict[int, list[int]] = {}
         applies = [rank in receiver_set for receiver_set in plan.receiver_sets]
@@ -129,19 +145,29 @@ class RankSchedule:
     def transfer(self, step: RankStep, seq: int) -> Transfer:
         """The request record of a transfer step, equal on every member of its route."""
         assert step.leg is not None
-        key = step.bucket, step.leg
-        if key not in self._spans:
-            self._spans[key] = self._spans_of(self.plan.buckets[step.bucket], step.leg)
-        spans, reused = self._spans[key]
-        return Transfer(seq, step.leg.sender, step.leg.receivers, spans, reused)
+        found = self._scattered_on(step.bucket, step.leg)
+        return Transfer(seq, step.leg.sender, step.leg.receivers, found.spans, found.reused)
 
-    def _spans_of(self, bucket: Bucket, leg: Leg) -> tuple[tuple[Span, ...], bool]:
+    def runs_received(self, step: RankStep) -> tuple[Sequence[int], Sequence[int]]:
+        """Where the bytes of each span of a transfer step are in the bucket, and how many they are."""
+        assert step.leg is not None
+        found = self._scattered_on(step.bucket, step.leg)
+        return found.starts, found.sizes
+
+    def _scattered_on(self, bucket: int, leg: Leg) -> _Scattered:
+        key = bucket, leg
+        if key not in self._scattered:
+            self._scattered[key] = self._spans_of(self.plan.buckets[bucket], leg)
+        return self._scattered[key]
+
+    def _spans_of(self, bucket: Bucket, leg: Leg) -> _Scattered:
         memory, ranges = self._sent_from(bucket, leg)
         mapped = self.plan.routes[leg.route].maps_memory
         local = 0 if mapped else self._ring_offset(leg.receivers[0], RingUse.RECEIVE, bucket.slot)
         region = self.lent[leg.route].index(memory)
-        spans = tuple(Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
-        return spans, memory.memory is not LentKind.EXTENT
+        spans = Spans(Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
+        starts, sizes = tuple(part.bucket_offset for part in ranges), tuple(part.nbytes for part in ranges)
+        return _Scattered(spans, memory.memory is not LentKind.EXTENT, starts, sizes)
 
     def _carried(self) -> Iterator[tuple[Bucket, Leg]]:
         """Every leg of this rank with the first bucket of each extent it carries: that decides what a sender lends."""

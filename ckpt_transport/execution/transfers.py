@@ -90,13 +90,11 @@ class Transfers:
         if self._sends(step):
             return attachment.endpoint.post_send(transfer, attachment.lent)
         receipt = attachment.endpoint.post_recv(transfer, attachment.landing)
-        first = 0 if attachment.landing is None else transfer.spans[0].local
         landed = None
         if attachment.landing is not None and len(transfer.spans) > 1:
+            first = transfer.spans[0].local
             landed = MemoryRun(0, attachment.landing.slice(first, self._schedule.plan.buckets[step.bucket].nbytes))
-        starts = [span.local - first for span in transfer.spans]
-        sizes = [span.nbytes for span in transfer.spans]
-        self._ledger.received[step.bucket] = Received(receipt, starts, sizes, landed)
+        self._ledger.received[step.bucket] = Received(receipt, *self._schedule.runs_received(step), landed)
         return receipt
 
     def poll(self) -> bool:
