@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from operator import is_not
 
@@ -87,6 +87,12 @@ class TorchEngine(ModuleEngine):
 
     def ties(self) -> tuple[frozenset[str], ...]:
         return self._ties
+
+    def foresee(self, buckets: Iterable[LoadedBucket]) -> None:
+        """See :meth:`Engine.foresee`. The tables are made by which a GPU copies each bucket."""
+        if self._is_tabled:
+            for bucket in buckets:
+                self._tables.foresee(bucket, lambda: self._written)
 
     def confirm(self) -> None:
         self._stood_still = True

@@ -36,6 +36,10 @@ class NameTables:
             self._numbers = {name: number for number, name in enumerate(names)}
             self._written = Addresses(self._device, addresses)
 
+    def foresee(self, bucket: LoadedBucket, find: FindBound) -> None:
+        """Make the table of a bucket that will come; arguments as those of :meth:`copy`."""
+        self._of(bucket, find).foresee(len(bucket.runs), self._written)
+
     def copy(self, bucket: LoadedBucket, find: FindBound) -> None:
         """Enqueue the copies of a bucket, which lies where the device can read it, to the bound tensors by their names.
 
@@ -43,12 +47,15 @@ class NameTables:
             bucket: what is copied.
             find: finds the bound tensors.
         """
+        self._of(bucket, find).copy(bucket, find, self._written)
+
+    def _of(self, bucket: LoadedBucket, find: FindBound) -> _BucketByName:
         key = bucket.key, starts_of(bucket.runs)
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = _BucketByName(self._device, bucket, find(), self._numbers)
         self._used.add(key)
-        known.copy(bucket, find, self._written)
+        return known
 
     def forget_unused(self) -> None:
         """Drop the tables of buckets that have not come since this was called before."""
@@ -81,6 +88,10 @@ class _BucketByName:
             copies.append(place if tensor.is_contiguous() else _in_form_of(tensor, place))
         self._table = CopyTable(device, StridedBytes.of(copies))
         self._read = Addresses(device, ())
+
+    def foresee(self, runs: int, written: Addresses) -> None:
+        """Get ready for the bucket in so many runs."""
+        self._table.foresee(runs, written)
 
     def copy(self, bucket: LoadedBucket, find: FindBound, written: Addresses) -> None:
         found = addresses_of(bucket.runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import torch
 
@@ -20,9 +20,10 @@ class Engine(ABC):
     and :meth:`warm_up`.
 
     In an update they are called in this order: :meth:`begin`, then the questions (:meth:`share`, :meth:`expects`,
-    :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`load` for each
-    bucket, :meth:`finish`, :meth:`certify`, :meth:`resume`. One that fails is ended by :meth:`resume` where nothing was
-    loaded, and by :meth:`taint` otherwise. Before :meth:`finish`, :meth:`meanwhile` may be called.
+    :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`foresee`, :meth:`hold`, :meth:`advance`, :meth:`confirm`,
+    :meth:`load` for each bucket, :meth:`finish`, :meth:`certify`, :meth:`resume`. One that fails is ended by
+    :meth:`resume` where nothing was loaded, and by :meth:`taint` otherwise. Before :meth:`finish` there may be
+    :meth:`meanwhile`.
 
     A staged update loads before it holds: :meth:`can_stage` is one of the questions, then :meth:`stage`, :meth:`load`
     for each bucket, :meth:`finish`, :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`exchange`, :meth:`certify`,
@@ -98,6 +99,16 @@ class Engine(ABC):
         Args:
             specs: all tensors of the version.
             share: what comes of them at least, as :meth:`share` has said; None for everything.
+        """
+
+    def foresee(self, buckets: Iterable[LoadedBucket]) -> None:
+        """Hear which buckets come, in which runs of memory, before anything is held. Forward passes still run.
+
+        Called after :meth:`prepare`, and after :meth:`stage` in a staged update. What :meth:`load` has to know of each
+        can be found out now, instead of while requests wait.
+
+        Args:
+            buckets: with their keys and places; their bytes are not there yet.
         """
 
     @abstractmethod

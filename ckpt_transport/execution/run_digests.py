@@ -29,32 +29,57 @@ def digest_of_runs(plan: Hashable, bucket: Hashable, runs: Runs, parts: Callable
         runs: where it lies now.
         parts: what the digest is of; asked once for a plan.
     """
-    return _digest_of(plan, bucket, runs, lambda: _RunDigest(runs, parts()))
+    return _table_of_runs(plan, bucket, runs[0].raw.device, runs, parts).of(runs)
+
+
+def foresee_runs(
+    plan: Hashable, bucket: Hashable, device: torch.device, runs: Runs, parts: Callable[[], Sequence[Part]]
+) -> None:
+    """Make what :func:`digest_of_runs` needs, of runs that will be on that device."""
+    _table_of_runs(plan, bucket, device, runs, parts)
 
 
 def digest_of_slices(plan: Hashable, bucket: Hashable, runs: Runs, slices: Sequence[StridedRange]) -> torch.Tensor:
     """As :func:`digest_of_runs`, of strided ranges: what :mod:`ckpt_transport.memory.packed_digest` computes."""
-    return _digest_of(plan, bucket, runs, lambda: _SliceDigest(runs, slices))
+    return _table_of_slices(plan, bucket, runs[0].raw.device, runs, slices).of(runs)
+
+
+def foresee_slices(
+    plan: Hashable, bucket: Hashable, device: torch.device, runs: Runs, slices: Sequence[StridedRange]
+) -> None:
+    """As :func:`foresee_runs`, for :func:`digest_of_slices`."""
+    _table_of_slices(plan, bucket, device, runs, slices)
 
 
 class _Digest(Protocol):
     def of(self, runs: Runs) -> torch.Tensor: ...
 
 
-def _digest_of(plan: Hashable, bucket: Hashable, runs: Runs, made: Callable[[], _Digest]) -> torch.Tensor:
-    known = _tables_of(plan, runs[0].raw.device)
+def _table_of_runs(
+    plan: Hashable, bucket: Hashable, device: torch.device, runs: Runs, parts: Callable[[], Sequence[Part]]
+) -> _Digest:
+    return _known(plan, bucket, device, lambda: _RunDigest(device, starts_of(runs), parts()))
+
+
+def _table_of_slices(
+    plan: Hashable, bucket: Hashable, device: torch.device, runs: Runs, slices: Sequence[StridedRange]
+) -> _Digest:
+    return _known(plan, bucket, device, lambda: _SliceDigest(device, starts_of(runs), slices))
+
+
+def _known(plan: Hashable, bucket: Hashable, device: torch.device, make: Callable[[], _Digest]) -> _Digest:
+    known = _tables_of(plan, device)
     table = known.get(bucket)
     if table is None:
-        table = known[bucket] = made()
-    return table.of(runs)
+        table = known[bucket] = make()
+    return table
 
 
 class _RunDigest:
     """The table of one bucket, and where its runs were the last time."""
 
-    def __init__(self, runs: Runs, parts: Sequence[Part]) -> None:
-        self._device, self._parts = runs[0].raw.device, parts
-        starts = starts_of(runs)
+    def __init__(self, device: torch.device, starts: Sequence[int], parts: Sequence[Part]) -> None:
+        self._device, self._parts = device, parts
         numbers = [bisect_right(starts, at) - 1 for at, _ in parts]
         self._table = DigestTable(
             self._device,
@@ -81,9 +106,8 @@ class _RunDigest:
 class _SliceDigest:
     """The same for slices, which a GPU packs first."""
 
-    def __init__(self, runs: Runs, slices: Sequence[StridedRange]) -> None:
-        self._device = runs[0].raw.device
-        starts = starts_of(runs)
+    def __init__(self, device: torch.device, starts: Sequence[int], slices: Sequence[StridedRange]) -> None:
+        self._device = device
 
         def placed(part: StridedRange) -> PlacedRange:
             number = bisect_right(starts, part.start) - 1

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from ckpt_transport.execution.run_digests import digest_of_runs, digest_of_slices
+from ckpt_transport.execution.run_digests import digest_of_runs, digest_of_slices, foresee_runs, foresee_slices
 from ckpt_transport.memory import (
     CPU,
     DividedDigest,
@@ -73,6 +73,11 @@ class Sample(ABC, Generic[Places]):
         """The digest where the bucket lies in ``runs``: two sums, on a GPU in the order of its current stream."""
         return self._digest(("bucket", self._shape), self._name, runs, self._in_bucket)
 
+    def foresee(self, device: torch.device, runs: Runs) -> None:
+        """Make what a GPU needs for :meth:`of_bucket` of a bucket that will lie there, in such runs."""
+        if has_copy_tables(device):
+            self._foresee(("bucket", self._shape), self._name, device, runs, self._in_bucket)
+
     def of_extent(self, runs: Runs) -> torch.Tensor:
         """The same where the extent lies in ``runs``."""
         return self._digest(("extent", self._shape), self._name, self._near(runs), self._in_extent)
@@ -114,6 +119,10 @@ class Sample(ABC, Generic[Places]):
     @abstractmethod
     def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Places) -> torch.Tensor: ...
 
+    @staticmethod
+    @abstractmethod
+    def _foresee(plan: Hashable, name: Hashable, device: torch.device, runs: Runs, places: Places) -> None: ...
+
 
 class RunSample(Sample[Parts]):
     """Runs of bytes, each of which begins a page of the digest."""
@@ -149,6 +158,11 @@ class RunSample(Sample[Parts]):
             return digest_of_places(places_in(runs, places), places.sizes)
         return digest([part_of(runs, *place) for place in (joined(places) if len(runs) == 1 else places)])
 
+    @staticmethod
+    def _foresee(plan: Hashable, name: Hashable, device: torch.device, runs: Runs, places: Parts) -> None:
+        if len(runs) > 1:
+            foresee_runs(plan, name, device, runs, lambda: places)
+
 
 class SliceSample(Sample[Sequence[StridedRange]]):
     """Slices, which are packed."""
@@ -170,6 +184,12 @@ class SliceSample(Sample[Sequence[StridedRange]]):
         if has_copy_tables(runs[0].raw.device):
             return digest_of_slices(plan, name, runs, places)
         return packed_digest(places, partial(part_of, runs))
+
+    @staticmethod
+    def _foresee(
+        plan: Hashable, name: Hashable, device: torch.device, runs: Runs, places: Sequence[StridedRange]
+    ) -> None:
+        foresee_slices(plan, name, device, runs, places)
 
 
 AnySample = RunSample | SliceSample

@@ -12,11 +12,12 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ckpt_transport.execution.samples import Samples
+from ckpt_transport.memory import ExpectedRuns, Runs
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
 from ckpt_transport.planning.values.plan import IN_PLACE, ExtentRange, Leg
 from ckpt_transport.planning.values.stages import OWN, Pattern, PatternStage
 from ckpt_transport.transports.interface import Span, Transfer
-from ckpt_transport.transports.transfer import Spans
+from ckpt_transport.transports.transfer import SpanList
 
 
 class LentKind(enum.StrEnum):
@@ -54,9 +55,9 @@ class _Scattered(NamedTuple):
         starts, sizes: where the bytes of each span are in the bucket, and how many.
     """
 
-    spans: Spans
+    spans: SpanList
     reused: bool
-    starts: Sequence[int]
+    starts: tuple[int, ...]
     sizes: Sequence[int]
 
 
@@ -154,6 +155,18 @@ class RankSchedule:
         found = self._scattered_on(step.bucket, step.leg)
         return found.starts, found.sizes
 
+    @cached_property
+    def expected(self) -> Sequence[tuple[int, Runs]]:
+        """The buckets that are applied here, by number, and in which runs of memory each will be."""
+        found = []
+        for step in self.steps:
+            leg = step.leg
+            if leg is not None and self.rank in leg.receivers and step.bucket in self.applied:
+                is_mapped = self.plan.routes[leg.route].maps_memory
+                starts = self._scattered_on(step.bucket, leg).starts if is_mapped else (0,)
+                found.append((step.bucket, ExpectedRuns(starts)))
+        return found
+
     def _scattered_on(self, bucket: int, leg: Leg) -> _Scattered:
         key = bucket, leg
         if key not in self._scattered:
@@ -165,7 +178,7 @@ class RankSchedule:
         mapped = self.plan.routes[leg.route].maps_memory
         local = 0 if mapped else self._ring_offset(leg.receivers[0], RingUse.RECEIVE, bucket.slot)
         region = self.lent[leg.route].index(memory)
-        spans = Spans(Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
+        spans = SpanList(Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
         starts, sizes = tuple(part.bucket_offset for part in ranges), tuple(part.nbytes for part in ranges)
         return _Scattered(spans, memory.memory is not LentKind.EXTENT, starts, sizes)
 

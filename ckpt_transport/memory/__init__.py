@@ -74,6 +74,7 @@ from ckpt_transport.memory.process_memory import why_no_reading as why_no_readin
 from ckpt_transport.memory.processes import let_others_read as let_others_read
 from ckpt_transport.memory.processes import processes_in_reach as processes_in_reach
 from ckpt_transport.memory.processes import why_not_readable as why_not_readable
+from ckpt_transport.memory.runs import ExpectedRuns as ExpectedRuns
 from ckpt_transport.memory.runs import MemoryRun as MemoryRun
 from ckpt_transport.memory.runs import PlacedViews as PlacedViews
 from ckpt_transport.memory.runs import RunPlace as RunPlace

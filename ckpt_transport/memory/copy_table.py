@@ -56,7 +56,11 @@ class CopyTable:
 
     def __init__(self, device: torch.device, copies: StridedBytes) -> None:
         self._device, self._copies = device, copies
-        self._tiles: dict[tuple[bytes, bytes], torch.Tensor] = {}
+        self._tiles: dict[tuple[bytes, ...], torch.Tensor] = {}
+
+    def foresee(self, sources: int, targets: Addresses) -> None:
+        """Cut the copies now as so many sources need it that begin at whole words, as most memory does."""
+        self._tiles_for(bytes(sources), targets.phases)
 
     def copy(self, sources: Addresses, targets: Addresses) -> None:
         """Enqueue all copies, on the current stream of the device. No target may overlap another, nor a source."""
@@ -67,7 +71,7 @@ class CopyTable:
         self._launch(True, sources, targets)
 
     def _launch(self, exchange: bool, sources: Addresses, targets: Addresses) -> None:
-        cut = self._tiles_for(sources, targets)
+        cut = self._tiles_for(sources.phases, targets.phases)
         if not len(cut):
             return
         with _current(self._device):
@@ -75,8 +79,7 @@ class CopyTable:
             launch = _launch_of(exchange, self._device)
             launch(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
 
-    def _tiles_for(self, sources: Addresses, targets: Addresses) -> torch.Tensor:
-        phases = sources.phases, targets.phases
+    def _tiles_for(self, *phases: bytes) -> torch.Tensor:
         known = self._tiles.get(phases)
         if known is None:
             read, write = (np.frombuffer(each, np.uint8).astype(np.int64) for each in phases)

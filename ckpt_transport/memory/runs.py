@@ -89,6 +89,27 @@ class RunTable(PlacedRuns):
         return RunTable(self.starts[index], self.addresses[index], self.sizes[index], self.views[index])
 
 
+class ExpectedRuns(PlacedRuns):
+    """Runs that are not there yet, of which it is known where they will start in the bucket.
+
+    Args:
+        starts: of each, in bytes.
+    """
+
+    def __init__(self, starts: tuple[int, ...]) -> None:
+        self.starts = starts
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> MemoryRun: ...
+    @overload
+    def __getitem__(self, index: slice) -> Runs: ...
+    def __getitem__(self, index: int | slice) -> MemoryRun | Runs:
+        raise LookupError("these bytes have not come yet")
+
+
 class PlacedViews(list[torch.Tensor]):
     """Views of memory that stays where it is: each is asked once where it lies."""
 

@@ -26,7 +26,7 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     nbytes: int
 
 
-class Spans(tuple[Span, ...]):
+class SpanList(tuple[Span, ...]):
     """A scatter list that comes again with each version, of which the digest is computed once."""
 
     @cached_property
@@ -62,7 +62,7 @@ class Transfer(msgspec.Struct, frozen=True):
     @property
     def digest(self) -> int:
         """63 bits of a hash of the record, for comparing it with another rank's."""
-        spans = self.spans.digest if isinstance(self.spans, Spans) else _digest_of(self.spans)
+        spans = self.spans.digest if isinstance(self.spans, SpanList) else _digest_of(self.spans)
         return int.from_bytes(_digest_of((self.seq, self.sender, self.receivers, self.reused, spans)), "big") >> 1
 
 

@@ -29,8 +29,9 @@ from ckpt_transport.execution import (
     column_extents,
 )
 from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, PartialCopy, Runs, beside
-from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
+from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan
 from ckpt_transport.update.digests import BEFORE, BESIDE
+from ckpt_transport.update.foreseen import foresee, key_of
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.known_descriptors import ByRoute
 from ckpt_transport.update.plan_cache import PlanCache
@@ -126,6 +127,8 @@ class Participant:
                 engine.prepare(plan.specs, share)
             self._received.needed = share
             check_present(plan, engine, self._received.has)
+            if not resumable:
+                foresee(schedule, engine, self._received, compared=bool(digests))
         self._resumable, self._channel, self.staged = resumable, digests, staged
         self._schedule, self._addresses, self._names = schedule, addresses, names
         self.sinks = {rank: addresses[rank] for rank in plan.topology.sinks}
@@ -318,21 +321,17 @@ class Participant:
             PlanMismatchError: it needs other bytes by now than the plan brings.
             UnwritableError: it has a tensor that cannot be written.
         """
-        if self._schedule is None:
+        engine, schedule = self._engine, self._schedule
+        if engine is None or schedule is None:
             return
-        share = self._schedule.plan.topology.share_of(self._schedule.rank)
-        if self._engine is not None and share is not None and share != self._share_now():
-            raise PlanMismatchError(
-                f"{self._engine.label} has changed since it said what it needs of a new version; update it again"
-            )
-        if self._engine is not None:
-            self._engine.confirm()
-
-    def _share_now(self) -> Share | None:
-        """What the engine needs, as the plan numbers bytes."""
-        assert self._engine is not None
-        share = self._engine.share()
-        return None if share is None else share.in_order(self._ready_schedule.plan.manifest.ordered)
+        share = schedule.plan.topology.share_of(schedule.rank)
+        if share is not None:
+            now = engine.share()
+            if now is None or now.in_order(schedule.plan.manifest.ordered) != share:
+                raise PlanMismatchError(
+                    f"{engine.label} has changed since it said what it needs of a new version; update it again"
+                )
+        engine.confirm()
 
     def _finish(self) -> None:
         """The engine has everything."""
@@ -356,7 +355,7 @@ class Participant:
     def _apply(self, bucket: Bucket, runs: Runs) -> Fence | None:
         assert self._engine is not None
         plan = self._ready_schedule.plan
-        key: tuple[object, ...] = plan.shape, *bucket.first
+        key = key_of(plan, bucket)
         if self._received.has:
             lacking = self._received.lacking(plan, bucket)
             if not lacking:

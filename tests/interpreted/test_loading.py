@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ckpt_transport.memory.copy_table
 import ckpt_transport.replay.replay
 import ckpt_transport_torch.engine
 from ckpt_transport import LoadedBucket
-from ckpt_transport.memory import CopyTable, MemoryRun
+from ckpt_transport.memory import CopyTable, ExpectedRuns, MemoryRun
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import replays_as_it_loads, specs_of
 from tests.unit.torch_modules import bring, holds, version
@@ -93,6 +94,36 @@ def test_given_a_bucket_in_several_runs_when_they_come_elsewhere_then_they_are_r
         engine.resume()
         assert holds(module, tensors)
     assert launches == [False] * 3
+
+
+def test_given_buckets_that_are_known_before_they_come_then_their_tables_are_made_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given tensors of odd sizes in runs that begin at whole words, then nothing is cut when they come."""
+    module = Odd()
+    engine = TorchEngine(module)
+    tensors = version(module, 2)
+    places, at = [], 0
+    for spec in specs_of(tensors):
+        places.append((spec, 0, at, spec.nbytes))
+        at += 256
+    starts = tuple(start for _, _, start, _ in places)
+    engine.begin()
+    engine.foresee([LoadedBucket("bucket", ExpectedRuns(starts), lambda: places)])
+    made: list[object] = []
+    monkeypatch.setattr(ckpt_transport.memory.copy_table, "tiles", lambda *sides: made.append(sides))
+    runs = []
+    for (_, _, start, nbytes), tensor in zip(places, tensors.values(), strict=True):
+        raw = torch.empty(nbytes + 8, dtype=torch.uint8)
+        raw = raw[-raw.data_ptr() % 8 :][:nbytes]
+        raw.copy_(tensor.contiguous().resolve_conj().view(-1).view(torch.uint8))
+        runs.append(MemoryRun(start, raw))
+    engine.confirm()
+    engine.load(LoadedBucket("bucket", runs, lambda: places))
+    engine.finish()
+    engine.resume()
+    assert not made
+    assert holds(module, tensors)
 
 
 @settings(deadline=None, max_examples=25)
