@@ -22,10 +22,13 @@ def all_cores(vllm_config: Any) -> Iterator[None]:
     Only where vLLM chose the cores itself, and only for a worker that has no others beside it.
     """
     wider = _cores_of_front_end(vllm_config)
+    if not wider:
+        yield
+        return
     own, threads = os.sched_getaffinity(0), torch.get_num_threads()
     with suppress(OSError):
         os.sched_setaffinity(0, own | wider)
-        _set_threads(max(threads, len(own | wider)) if wider else threads)
+        _set_threads(max(threads, len(own | wider)))
     try:
         yield
     finally:

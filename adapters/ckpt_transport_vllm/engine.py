@@ -12,6 +12,7 @@ import torch
 from ckpt_transport import DeltaRefusedError, Engine, LoadedBucket
 from ckpt_transport.spi import (
     Fence,
+    Fingerprint,
     Landing,
     ServedElements,
     Share,
@@ -65,6 +66,7 @@ class VllmEngine(Engine):
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._tied: tuple[tuple[TensorSpec, ...] | None, tuple[frozenset[str], ...]] | None = None
         self._served: TensorSnapshot | None = None
+        self._found: Fingerprint | None = None
         self._updating = False
         self.device = next(find_target().model.parameters()).device
         self.expects()
@@ -138,7 +140,7 @@ class VllmEngine(Engine):
     def served_elements(self) -> ServedElements:
         """See :meth:`Engine.served_elements`. In an update the places are noted, so that looking again is quick."""
         if self._updating and not (self._served is not None and self._served.stays()):
-            self._served = TensorSnapshot(self._find_target().model)
+            self._served = self._look()
         try:
             elements = self._loading.served_elements()
         except DeltaRefusedError as error:
@@ -187,7 +189,17 @@ class VllmEngine(Engine):
         if not self._loading.staging:
             self._cores.enter_context(all_cores(self._find_target().vllm_config))
 
+    def meanwhile(self) -> None:
+        """Complete the version: on a GPU all that is done for that comes behind the copies that are enqueued."""
+        self._complete()
+
     def finish(self) -> None:
+        self._complete()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    def _complete(self) -> None:
+        """Do what is left to do when all buckets were given, if there were any."""
         if not self._loading.started:
             return
         self._loading.finish()
@@ -195,13 +207,17 @@ class VllmEngine(Engine):
         self._cores.close()
         if not self._loading.staging:
             self._settle()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
 
     def _settle(self) -> None:
         """What forward passes will use is in the model."""
         self._reset()
-        self._served = TensorSnapshot(self._find_target().model)
+        self._served = self._look()
+
+    def _look(self) -> TensorSnapshot:
+        """What is in the model now; quickly, where all is as it was found the last time."""
+        snapshot = TensorSnapshot(self._find_target().model, known=self._found)
+        self._found = snapshot.fingerprint
+        return snapshot
 
     def certify(self) -> None:
         if self._served is not None:

@@ -47,9 +47,10 @@ class LayerwisePass(LoadPass):
     ) -> None:
         self._target, self._refusal = target, refusal
         self._modules = [target.model] if modules is None else modules
-        self._graph_tensors = GraphTensors([*self._modules, *beside], waits_for_the_end)
+        self._processed = [*self._modules, *beside]
+        self._graph_tensors = GraphTensors(self._processed, waits_for_the_end)
         self._checks = coming is None
-        self._unloaded = {name for name, _ in target.model.named_parameters()}
+        self._unloaded = {name for name, _ in target.model.named_parameters()} if self._checks else set()
         self._missing = Counter(layer_of(spec.name) for spec in coming or ())
         self._assembler = TensorAssembler()
         self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
@@ -58,12 +59,10 @@ class LayerwisePass(LoadPass):
     def begin(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        calculates = getattr(self._target.vllm_config.cache_config, "calculate_kv_scales", False)
         with self._target.configured():
             for module in self._modules:
                 forget_prepacked_experts(module)
-                if not calculates:
-                    _forget_attention_scales(module)
+                forget_attention_scales(self._target, (each for each in module.modules() if waits_for_the_end(each)))
                 initialize_layerwise_reload(module)
 
     def load(self, bucket: Sequence[LoadedPiece]) -> None:
@@ -93,8 +92,9 @@ class LayerwisePass(LoadPass):
         began, model = time.perf_counter(), self._target.model
         if self._checks:
             self._check_complete()
-        with self._target.configured(), torch.no_grad(), _default_dtype(self._target.model_config.dtype):
-            finalize_layerwise_reload(model, self._target.model_config)
+        with finishing(self._target):
+            if self._processed:
+                finalize_layerwise_reload(model, self._target.model_config)
             if next(model.parameters()).is_cpu:
                 _repack_tied_heads(model)
                 _renew_unpacked_convolutions(model)
@@ -176,12 +176,13 @@ def _stable_tensor(piece: LoadedPiece) -> torch.Tensor:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """As when vLLM starts: what it makes without a dtype, as scales of the cache of keys and values, has this one."""
+def finishing(target: UpdatedModel) -> Iterator[None]:
+    """As when vLLM starts: what it makes without a dtype, as scales of keys and values, has the model's."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(target.model_config.dtype)
     try:
-        yield
+        with target.configured(), torch.no_grad():
+            yield
     finally:
         torch.set_default_dtype(before)
 
@@ -211,31 +212,42 @@ def forget_prepacked_experts(model: torch.nn.Module) -> None:
             method.moe_kernel = None
 
 
-def _forget_attention_scales(model: torch.nn.Module) -> None:
+def forget_attention_scales(target: UpdatedModel, attention: Iterable[torch.nn.Module]) -> None:
     """Give attention the scales that it has where a version brings none, as when vLLM starts from that version's files.
 
-    A start without weights leaves random ones, which a reload would keep.
+    A start without weights leaves random ones, which a reload would keep. Nothing is done where vLLM calculates them.
     """
-    for module in model.modules():
-        if waits_for_the_end(module):
-            for name in ATTENTION_SCALES & module._buffers.keys():
-                module.get_buffer(name).fill_(1.0)
-                setattr(module, f"{name}_float", 1.0)
-                on_host = getattr(module, f"{name}_cpu", None)
-                if isinstance(on_host, torch.Tensor):
-                    on_host.fill_(1.0)
+    if getattr(target.vllm_config.cache_config, "calculate_kv_scales", False):
+        return
+    scales: list[torch.Tensor] = []
+    for module in attention:
+        for name in ATTENTION_SCALES & module._buffers.keys():
+            scales.append(module.get_buffer(name))
+            setattr(module, f"{name}_float", 1.0)
+            on_host = getattr(module, f"{name}_cpu", None)
+            if isinstance(on_host, torch.Tensor):
+                on_host.fill_(1.0)
+    _fill_with_ones(scales)
+
+
+def _fill_with_ones(tensors: list[torch.Tensor]) -> None:
+    """In few launches: a model has hundreds of such tensors."""
+    if tensors:
+        with torch.no_grad():
+            torch._foreach_zero_(tensors)
+            torch._foreach_add_(tensors, 1.0)
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
     """Rebuild the CPU kernels of layers whose weight is another layer's: vLLM rebuilds that of the other one only."""
-    for module in packed_together(model):
+    for module in packed_together(model.modules()):
         module.quant_method.process_weights_after_loading(module)
 
 
-def packed_together(model: torch.nn.Module) -> list[Any]:
+def packed_together(modules: Iterable[torch.nn.Module]) -> list[Any]:
     """Layers with CPU kernels of their own for one weight."""
     sharing: defaultdict[int, list[Any]] = defaultdict(list)
-    for module in model.modules():
+    for module in modules:
         weight = getattr(module, "weight", None)
         if hasattr(module, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel():
             sharing[weight.data_ptr()].append(module)

@@ -99,7 +99,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         recorded = self.recorded
         if recorded is None or not recorded.verified:
             return None, NOT_YET
-        reason = recorded.why_not_staged()
+        reason = recorded.why_not_staged
         return (None if reason else recorded), reason
 
     def served_elements(self) -> ServedElements:
@@ -130,7 +130,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         recorded, target = self.recorded, self._find_target()
         assert recorded is not None, "it was recorded"
         part = recorded.whole_part
-        version = StagedVersion(target.model, part, on_device)
+        version = StagedVersion(part, on_device)
         version.renew()
         load = ModelStagedPass(target, part, version)
         return ReplayedTensors(load, version.nbytes + part.processed_nbytes, version.exchange, version.device)
@@ -144,7 +144,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         recorded = self.recorded
         assert recorded is not None, "can_stage() gave no reason"
         if self._staged is None:
-            self._staged = StagedVersion(self._find_target().model, recorded, self._make)
+            self._staged = StagedVersion(recorded, self._make)
         self._staged.renew()
         self._staging = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import torch
 
@@ -24,6 +25,7 @@ from ckpt_transport.spi import (
 from ckpt_transport_vllm.layerwise import packed_together, waits_for_the_end
 from ckpt_transport_vllm.likeness import likeness_on_meta
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
+from ckpt_transport_vllm.module_tree import ModuleTree
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
@@ -38,6 +40,10 @@ class ApplyMode(enum.StrEnum):
     """They get through vLLM's layerwise reload."""
 
 
+DEPENDING = "processed_nbytes", "computes", "why_not_staged"
+"""What is found out of a layout and of how modules are loaded, and kept as long as these are the same."""
+
+
 class RecordedModel(RecordedLoader):
     """The loader of a model, and how each of its modules is loaded.
 
@@ -48,6 +54,7 @@ class RecordedModel(RecordedLoader):
         recording: what the loader does.
 
     Attributes:
+        tree: the modules of the model.
         modes: how each module is loaded, by its name.
         reasons: why a module is staged or loaded by the loader.
         module_of: the name of the module that each target belongs to.
@@ -64,7 +71,7 @@ class RecordedModel(RecordedLoader):
         self.reasons: dict[str, str] = {}
         self.unexchangeable: dict[str, str] = {}
         self.proved: set[str] = set()
-        self._model = model
+        self._model, self.tree = model, ModuleTree(model, waits_for_the_end)
         self._derive()
         self._exclude(self._not_replayable())
         self._in_place = self._in_place_now()
@@ -147,11 +154,11 @@ class RecordedModel(RecordedLoader):
     def empty(self) -> list[str]:
         """Parameters, or parts of them, that the loader has nothing for. Attention may do without any of its own."""
         targets = self.layout.targets
-        attention = {name for name, module in self._model.named_modules() if waits_for_the_end(module)}
+        attention = set(self.tree.attention)
         return [
             targets[gap.target].name
             for gap in self.layout.gaps
-            if targets[gap.target].parameter and self.module_of[gap.target] not in attention
+            if targets[gap.target].parameter and self.tree.modules[self.module_of[gap.target]] not in attention
         ]
 
     def summary(self) -> str:
@@ -168,7 +175,7 @@ class RecordedModel(RecordedLoader):
         """The tensors of the model that versions change, by name."""
         written = {self.layout.targets[number].name for number in self._loaded}
         written |= {self.layout.targets[fill.write.index].name for fill in self.layout.fills}
-        modules = dict(self._model.named_modules())
+        modules = self.tree.modules
         found: dict[str, torch.Tensor] = {}
         for name, mode in self.modes.items():
             passing = modules[name]._non_persistent_buffers_set
@@ -178,21 +185,25 @@ class RecordedModel(RecordedLoader):
                     found[key] = tensor
         return found
 
-    @property
+    @cached_property
     def processed_nbytes(self) -> int:
         """Bytes of a version that vLLM processes; on CPUs it keeps the outcome beside parameters."""
         copies = self.layout.copies
         return sum(copy.nbytes for copy in copies if self.modes[self.module_of[copy.target]] is ApplyMode.STAGED)
 
-    @property
+    @cached_property
     def computes(self) -> bool:
         """Whether something is computed of what comes, which each kind of device may round in its own way."""
         casts = any(copy.read.dtype != copy.write.dtype for copy in self.layout.copies)
         return casts or bool(self.layout.op_groups) or ApplyMode.STAGED in self.modes.values()
 
+    @cached_property
     def why_not_staged(self) -> str:
-        """Which module keeps a version from being loaded beside what is served, and why; empty when none does."""
-        modules = dict(self._model.named_modules())
+        """Which module keeps a version from being loaded beside what is served, and why; empty when none does.
+
+        It is looked for once: modules have other reasons only when they are recorded or settled anew.
+        """
+        modules = self.tree.modules
         for name, mode in self.modes.items():
             if mode is ApplyMode.LOADER:
                 return f"{name} is loaded by its loader, which does it in place: {self.reasons[name]}"
@@ -202,7 +213,7 @@ class RecordedModel(RecordedLoader):
                 return f"what vLLM makes of {name} cannot be exchanged: {reason}"
         if self.left_to_loader:
             return f"{self.left_to_loader[0].name} is loaded by the loader, which does it in place"
-        together = set(packed_together(self._model))
+        together = set(packed_together(modules.values()))
         reasons = (
             (name, "is packed for a CPU twice" if each in together else _derives(each))
             for name, each in modules.items()
@@ -217,6 +228,11 @@ class RecordedModel(RecordedLoader):
             if mode is ApplyMode.STAGED
             for number in self.targets_of[name]
         }
+
+    def _divide_anew(self) -> None:
+        super()._divide_anew()
+        for name in DEPENDING:
+            vars(self).pop(name, None)
 
     def _becomes_part(self) -> None:
         modes, self.modes = self.modes, {}
@@ -260,7 +276,7 @@ class RecordedModel(RecordedLoader):
             if not group.sources:
                 made = (self.module_of[target] for target in group.targets)
                 failed |= dict.fromkeys(made, "the loader makes it of nothing that comes")
-        modules = dict(self._model.named_modules())
+        modules = self.tree.modules
         for name in self.modes:
             loaded = [number for number in self.targets_of[name] if number in self._loaded]
             if not can_be_staged(modules[name], [self.short_name_of(number) for number in loaded]):
@@ -283,7 +299,7 @@ class RecordedModel(RecordedLoader):
 
     def _in_place_now(self) -> object:
         """Where the weights are that are written in place."""
-        modules = dict(self._model.named_modules())
+        modules = self.tree.modules
         found: dict[str, torch.Tensor] = {}
         for name, mode in self.modes.items():
             if mode is ApplyMode.IN_PLACE and name in modules:

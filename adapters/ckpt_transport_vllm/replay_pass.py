@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport.spi import BucketCopyPlan, Landing, LoadPass, Replay
 from ckpt_transport_vllm import load_format
-from ckpt_transport_vllm.layerwise import LayerwisePass, waits_for_the_end
+from ckpt_transport_vllm.layerwise import LayerwisePass
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
+from ckpt_transport_vllm.unloaded_attention import process_unloaded
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
@@ -29,8 +30,8 @@ class ModelReplayPass(LoadPass):
     def __init__(self, target: UpdatedModel, recorded: RecordedModel) -> None:
         self._target, self._recorded = target, recorded
         self._modes = self._modes_now()
-        self._modules = dict(target.model.named_modules())
-        self._deferred = [module for module in self._modules.values() if waits_for_the_end(module)]
+        self._modules = dict(recorded.tree.modules)
+        self._attention = self._unloaded_attention()
         self._tensors: dict[int, torch.Tensor] = {}
         self._replay = Replay(recorded.plans, self._tensors)
         self._unstaged = {target for name in self._names(ApplyMode.STAGED) for target in recorded.targets_of[name]}
@@ -84,6 +85,7 @@ class ModelReplayPass(LoadPass):
             in_place = self._names(ApplyMode.IN_PLACE)
             self._replay.fill({number for name in in_place for number in self._recorded.targets_of[name]})
             self._by_layers.finish()
+            process_unloaded(self._target, self._attention)
         self._recorded.plans.forget_unused()
         self._processing += time.perf_counter() - began
         return self._in_words()
@@ -104,9 +106,16 @@ class ModelReplayPass(LoadPass):
 
     def _reload(self) -> LayerwisePass:
         """The pass of what only the loader can load."""
-        reloaded, staged = [*self._taking(ApplyMode.LOADER), *self._deferred], self._taking(ApplyMode.STAGED)
+        attention = [] if self._attention else self._recorded.tree.attention
+        reloaded, staged = [*self._taking(ApplyMode.LOADER), *attention], self._taking(ApplyMode.STAGED)
         left = self._recorded.left_to_loader
         return LayerwisePass(self._target, left, modules=reloaded, beside=staged)
+
+    def _unloaded_attention(self) -> Sequence[torch.nn.Module]:
+        """Modules of attention, where it is known that nothing is loaded into them; vLLM processes them at the end."""
+        attention = self._recorded.tree.attention
+        loaded = {self._modules[name] for name in self._modes}
+        return [] if self._recorded.left_to_loader or not loaded.isdisjoint(attention) else attention
 
     # -- modules ------------------------------------------------------------------------------------------------------
 
@@ -132,7 +141,7 @@ class ModelReplayPass(LoadPass):
     def _stage(self, name: str) -> None:
         module = self._modules[name]
         staged = [self._modules[each] for each in self._staged - self._done]
-        others = [*staged, *self._taking(ApplyMode.LOADER), *self._deferred]
+        others = [*staged, *self._taking(ApplyMode.LOADER)]
         before = load_format.tensors_of(module)
         tensors = load_format.stage(self._target, module, others)
         self._staged.add(name)

@@ -32,6 +32,9 @@ class ModelStagedPass(ModelReplayPass):
     def _reload(self) -> LayerwisePass:
         return _NothingToReload(self._target)
 
+    def _unloaded_attention(self) -> Sequence[torch.nn.Module]:
+        return []
+
     def _taking(self, mode: ApplyMode) -> list[torch.nn.Module]:
         return []
 

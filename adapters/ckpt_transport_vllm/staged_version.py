@@ -15,7 +15,6 @@ class StagedVersion:
     """Holds what a version of a model changes.
 
     Args:
-        model: vLLM's module.
         recorded: what is known of its loader.
         make: makes the memory.
 
@@ -27,8 +26,8 @@ class StagedVersion:
         BudgetError: there is no memory for it.
     """
 
-    def __init__(self, model: torch.nn.Module, recorded: RecordedModel, make: MakeShadows) -> None:
-        self._model, self._recorded = model, recorded
+    def __init__(self, recorded: RecordedModel, make: MakeShadows) -> None:
+        self._recorded = recorded
         self.area = StagingArea(recorded.served(), make)
         self._shadows: dict[str, ShadowModule] = {}
 
@@ -60,7 +59,7 @@ class StagedVersion:
         served, recorded = self._recorded.served(), self._recorded
         for name in {recorded.layout.targets[gap.target].name for gap in recorded.layout.gaps} & served.keys():
             self.tensors[name].copy_(served[name])
-        modules = dict(self._model.named_modules())
+        modules = recorded.tree.modules
         self._shadows = {
             name: ShadowModule(modules[name], self._tensors_of(name))
             for name, mode in recorded.modes.items()

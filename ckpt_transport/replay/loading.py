@@ -143,8 +143,13 @@ class _Attempt(Generic[Recorded]):
     fingerprint: object
 
     def is_for(self, specs: tuple[TensorSpec, ...]) -> bool:
-        """Whether it is about these tensors, in whatever order they come."""
-        return self.specs == specs or digest_of(self.specs) == digest_of(specs)
+        """Whether it is about these tensors, in whatever order they come. They are kept, to be known when they come
+        again."""
+        if self.specs is not specs:
+            if self.specs != specs and digest_of(self.specs) != digest_of(specs):
+                return False
+            self.specs = specs
+        return True
 
 
 class RecordedLoading(ABC, Generic[Recorded]):

@@ -164,6 +164,7 @@ class Updated:
         if not (why := self.engine.can_stage(BUDGET)):
             self.engine.stage()
             self._load(directory, specs, nbytes)
+            self.engine.meanwhile()
             self.engine.finish()
         return why
 
