@@ -12,7 +12,7 @@ from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent, Comp
 from ckpt_transport.checkpoint.given_tensor import GivenTensor, labels_of, replicated_names, same_names
 from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.low_rank import Sum, Sums
-from ckpt_transport.checkpoint.placing import lay_out_parts, place
+from ckpt_transport.checkpoint.placing import lay_out_parts, place, why_gathered, why_gathered_on_the_host
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_each_readable, lent
 from ckpt_transport.checkpoint.watched import Watched, Watching
 from ckpt_transport.memory import CPU, Backing, ByteViews
@@ -37,6 +37,7 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
         check_cast(part)
     wait_for_writers({tensor.device for tensor in tensors})
     offsets, nbytes = lay_out_parts(parts)
+    placed = place(parts, offsets)
     watching = Watching.of(labels, tensors)
     kept = [number for number, part in enumerate(parts) if not part.computed]
     backing: Backing
@@ -47,8 +48,11 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
         scattered = ScatteredTensors.of([tensors[number] for number in kept], places, nbytes, watched)
         backing = _computed(computed, scattered)
     else:
-        backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes), watching)
-    return Loan(backing, tuple(place(parts, offsets)), conversions, same_names(parts), replicated_names(parts))
+        gathered = why_gathered(placed, offsets, [part.nbytes for part in parts])
+        if not gathered and not any(tensor.is_cuda for tensor in tensors):
+            gathered = why_gathered_on_the_host(placed, len(parts))
+        backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes, gathered), watching)
+    return Loan(backing, tuple(placed), conversions, same_names(parts), replicated_names(parts))
 
 
 def wait_for_writers(devices: Iterable[torch.device]) -> None:

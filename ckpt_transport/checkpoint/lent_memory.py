@@ -31,6 +31,7 @@ class LentMemory:
         offsets: where each starts in the extent, ascending, in bytes.
         nbytes: size of the extent.
         addresses, sizes: of the tensors, in bytes.
+        gathered: why it is gathered, and not read where it lies; empty where it may be read there.
 
     Attributes:
         device: the UUID of the GPU on which others can map all of them; empty for none.
@@ -45,13 +46,22 @@ class LentMemory:
         nbytes: int,
         addresses: Sequence[int],
         sizes: Sequence[int],
+        gathered: str = "",
     ) -> None:
-        self.offsets, self.nbytes, self.addresses, self.sizes = offsets, nbytes, addresses, sizes
+        self.offsets, self.nbytes, self.addresses, self.sizes, self.gathered = (
+            offsets,
+            nbytes,
+            addresses,
+            sizes,
+            gathered,
+        )
         self.devices = frozenset(devices)
         self._gatherings: dict[torch.device, Gathering] = {}
         self._begins: Sequence[int] | None = None
         self._allocations: KeptAllocations | None = None
-        self.device, self.reason, self.in_pages = HOST, "", False
+        self.device, self.reason, self.in_pages = HOST, gathered, False
+        if gathered:
+            return
         if any(device.type == "cuda" for device in self.devices):
             self._find_allocations()
         elif self.devices:
@@ -63,11 +73,11 @@ class LentMemory:
         return self.devices == {CPU} and not self.reason
 
     @classmethod
-    def of(cls, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int) -> LentMemory:
+    def of(cls, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, gathered: str = "") -> LentMemory:
         """Where these tensors lie now."""
         addresses = list(map(torch.Tensor.data_ptr, tensors))
         devices = {tensor.device for tensor in tensors if tensor.nbytes}
-        return cls(devices, offsets, nbytes, addresses, [tensor.nbytes for tensor in tensors])
+        return cls(devices, offsets, nbytes, addresses, [tensor.nbytes for tensor in tensors], gathered)
 
     def views_of(self, tensors: Sequence[torch.Tensor]) -> ByteViews:
         """The bytes of these tensors, which lie in it. Where memory begins is asked once: it mostly is the same."""

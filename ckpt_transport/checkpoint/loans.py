@@ -126,7 +126,7 @@ class Loans:
             found = [addresses[number] for number in known.order]
         wait_for_writers(memory.devices)
         if found != memory.addresses or not memory.is_there:
-            memory = LentMemory(memory.devices, memory.offsets, memory.nbytes, found, memory.sizes)
+            memory = LentMemory(memory.devices, memory.offsets, memory.nbytes, found, memory.sizes, memory.gathered)
             self._known = known._replace(memory=memory)
         return Loan(
             lent(tensors, memory, known.watching), known.placed, known.conversions, known.same, known.replicated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
@@ -9,6 +10,11 @@ from ckpt_transport.checkpoint.given_tensor import GivenTensor
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning.values.manifest import PlacedTensor
+
+CUT_RANGES = 4
+"""A tensor of so many ranges is cut along another dimension than its first."""
+SHORT_BYTES = 64 << 10
+"""To read a shorter range in the memory of another process takes longer than to copy it twice."""
 
 
 def lay_out_parts(parts: Sequence[GivenTensor]) -> tuple[list[int], int]:
@@ -47,6 +53,33 @@ def place(tensors: Sequence[GivenTensor], offsets: Sequence[int], extent: int = 
                 placed.append(PlacedTensor(tensor.spec, extent, offset, end - start, start))
             offset += end - start
     return placed
+
+
+def why_gathered(placed: Sequence[PlacedTensor], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+    """Why what is placed is gathered and not read where it lies: some of it is joined of tensors that lie apart.
+
+    Args:
+        placed: as :func:`place` returns it.
+        offsets, sizes: where each given tensor starts in the extent, ascending, and how long it is, in bytes.
+
+    Returns: the reason, which names one; empty where there is none.
+    """
+    for part in placed:
+        number = bisect_right(offsets, part.offset) - 1
+        if part.offset + part.nbytes > offsets[number] + sizes[number]:
+            return f"'{part.spec.name}' is joined of tensors that lie apart"
+    return ""
+
+
+def why_gathered_on_the_host(placed: Sequence[PlacedTensor], given: int) -> str:
+    """Why it is gathered on the host, whose kernel reads ranges one by one: given tensors are cut into short ones."""
+    nbytes = sum(part.nbytes for part in placed)
+    if len(placed) < CUT_RANGES * given or nbytes >= SHORT_BYTES * len(placed):
+        return ""
+    return (
+        f"they are cut into {len(placed):,} ranges of {nbytes // len(placed):,} bytes on average, and such short ones "
+        "are gathered sooner than read one by one"
+    )
 
 
 def offsets_in(pool: Buffer, parts: Sequence[GivenTensor]) -> tuple[list[GivenTensor], list[int]] | None:

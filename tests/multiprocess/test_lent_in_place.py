@@ -6,13 +6,15 @@ import ctypes
 import mmap
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 
 import pytest
 import torch
 
-from ckpt_transport import Config, LoadedBucket, ParameterServer, Report, UpdateError
+from ckpt_transport import Config, LoadedBucket, ParameterServer, Report, TensorShard, UpdateError, rules
+from ckpt_transport import Mapping as Rules
+from ckpt_transport.checkpoint import Tensors
 from ckpt_transport_torch import Loader
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.fleet import SinkProcess, SinkSpec, by_name, context, fleet, model, weights
@@ -56,9 +58,7 @@ def passes_through_slots(report: Report) -> list[str]:
     return notes
 
 
-def publish(
-    server: ParameterServer, version: str, tensors: Mapping[str, torch.Tensor], sinks: Sequence[SinkProcess]
-) -> Report:
+def publish(server: ParameterServer, version: str, tensors: Tensors, sinks: Sequence[SinkProcess]) -> Report:
     report = server.publish(version, tensors, [sink.address for sink in sinks])
     assert report is not None
     return report
@@ -105,6 +105,61 @@ def test_given_one_sink_that_cannot_read_them_there_then_they_pass_through_slots
         (note,) = passes_through_slots(publish(server, "step-2", weights(2), sinks))
         assert why in note
         assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+def halves(tensor: torch.Tensor) -> list[TensorShard]:
+    """The rows of a matrix in two parts that lie apart."""
+    first, second = (part.clone() for part in tensor.chunk(2))
+    return [TensorShard(first, tensor.shape, (0, 0)), TensorShard(second, tensor.shape, (len(first), 0))]
+
+
+def run(tensor: torch.Tensor) -> list[TensorShard]:
+    """A matrix in two runs that meet within a row, as ZeRO-3 cuts it."""
+    first, second = tensor.flatten().tensor_split([3 * tensor.shape[1] + 5])
+    return [*TensorShard.of_run(first, tensor.shape, 0), *TensorShard.of_run(second, tensor.shape, len(first))]
+
+
+def columns(tensor: torch.Tensor) -> list[TensorShard]:
+    """The columns of a matrix in two parts, of which each is a short range in every row."""
+    first, second = (part.contiguous() for part in tensor.chunk(2, dim=1))
+    return [TensorShard(first, tensor.shape, (0, 0)), TensorShard(second, tensor.shape, (0, first.shape[1]))]
+
+
+@pytest.mark.parametrize(
+    ("cut", "sinks", "why"),
+    [
+        (halves, [SinkSpec(), SinkSpec(loader=by_name)], "'0.weight' is joined of tensors that lie apart"),
+        (run, [SinkSpec(), SinkSpec(loader=by_name)], "'0.weight' is joined of tensors that lie apart"),
+        (
+            columns,
+            [SinkSpec()],
+            "3,078 ranges of 512 bytes on average, and such short ones are gathered sooner than read one by one",
+        ),
+    ],
+)
+def test_given_matrices_that_are_joined_or_finely_cut_then_they_are_gathered_and_it_is_said_why(
+    cut: Callable[[torch.Tensor], list[TensorShard]], sinks: Sequence[SinkSpec], why: str
+) -> None:
+    with fleet(*sinks) as started, ParameterServer(CONFIG) as server:
+        for step in (2, 3):
+            trained = weights(step)
+            given = {name: cut(tensor) if tensor.dim() == 2 else tensor for name, tensor in trained.items()}
+            (note,) = passes_through_slots(publish(server, f"step-{step}", given, started))
+            assert note.endswith(why)
+            assert all(sink.state().holds(trained) for sink in started)
+
+
+def test_given_tensors_that_a_rule_joins_then_each_step_of_them_is_served_as_one() -> None:
+    mapping = Rules.of(rules.Fuse(("upper", "lower"), "0.weight"))
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        for step in (2, 3):
+            trained = weights(step)
+            given = dict(trained)
+            given["upper"], given["lower"] = (part.clone() for part in given.pop("0.weight").tensor_split([100]))
+            report = server.publish(f"step-{step}", given, [sink.address], mapping=mapping)
+            assert report is not None
+            assert passes_through_slots(report)
+            assert sink.state().holds(trained)
 
 
 class Fused(torch.nn.Module):
