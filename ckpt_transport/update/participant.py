@@ -345,8 +345,9 @@ class Participant:
         return self._handover.revoke()
 
     def dismiss(self) -> None:
-        """End this update, in which nothing is outstanding, and keep the routes."""
+        """End this update, in which nothing is outstanding, and keep the routes for others like it."""
         self._table.round.close()
+        self._table.lend_again()
 
     def abort(self, reason: BaseException) -> None:
         """Give up: fail what is outstanding, close the routes."""

@@ -156,6 +156,16 @@ class RouteTable:
                 descriptors[number] = [region.descriptor for region in route.attachment.lent]
         return descriptors, rings.get(RingUse.FILL)
 
+    def lend_again(self) -> None:
+        """Register memory that lies apart a second time: endpoints do more for what comes again, and whoever lends it
+        does so at each step."""
+        for route in self._open.values():
+            buffers = [buffer for buffer, _ in route.regions.values()]
+            apart = [buffer for buffer in buffers if not isinstance(buffer, Buffer)]
+            route.keep_only([buffer for buffer in buffers if isinstance(buffer, Buffer)])
+            for buffer in apart:
+                route.region(buffer)
+
     def connect(self, routes: Mapping[int, OpenRoute], descriptors: ByRoute, name: str) -> None:
         """Have endpoints learn what senders lend, by route and rank; all of that has a name, or none where it is empty.
 

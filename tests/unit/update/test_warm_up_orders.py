@@ -127,10 +127,14 @@ def test_given_updates_in_place_then_a_warm_up_ends_before_sinks_hold_and_the_fi
 
 
 def test_given_weights_that_were_lent_to_warm_up_then_a_step_that_is_published_afterwards_is_like_any_other(
-    stack: ExitStack, said: dict[str, list[str]]
+    stack: ExitStack, said: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The version is let go of before, and its tensors change meanwhile, as a trainer's do."""
-    (sink, module), server = sink_for(stack), server_for(stack)
+    """The version is let go of before, and its tensors change meanwhile, as a trainer's do. What memory gets that comes
+    again, it has got."""
+    (sink, module), server = sink_for(stack), server_for(stack, transport="shm")
+    huge: list[str] = []
+    use = "ckpt_transport_shm.private_memory.use_huge_pages"
+    monkeypatch.setattr(use, lambda places: huge.append(said[sink.address][-1]))
     tensors = weights(1, layers=LAYERS, width=WIDTH)
     server.lend("as it is", tensors)
     server.warm_up("as it is", [sink.address])
@@ -144,6 +148,7 @@ def test_given_weights_that_were_lent_to_warm_up_then_a_step_that_is_published_a
         assert holds(module, seed)
         by_step.append(list(said[sink.address]))
     assert by_step[0] == by_step[1]
+    assert huge == ["Dismiss"]
     assert said["plans"] == ["made"]
 
 
