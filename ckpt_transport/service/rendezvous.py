@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -40,12 +39,15 @@ class Rendezvous(ABC):
     """Lets source ranks meet. Every method ends within ``join_timeout``, except :meth:`find`."""
 
     @abstractmethod
-    def leading(self, version: str, given_up: Mapping[str, str]) -> AbstractContextManager[Callable[[str], None]]:
+    def leading(
+        self, version: str, given_up: Mapping[str, str], token: str
+    ) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block, rank 0 leads an update; others are told if it fails.
 
         Args:
             version: of the update.
             given_up: other versions, which rank 0 has given up, and why; others may come for them later.
+            token: a new one.
 
         Yields: what tells them the coordinator's address.
         """
@@ -78,6 +80,15 @@ class Rendezvous(ABC):
         """Whether those who wait find sooner that rank 0 leads an update when it calls them."""
 
     @abstractmethod
+    def was_called(self, version: str, token: str) -> None:
+        """Rank 0 leads an update to ``version``, and has told this rank so by itself.
+
+        Args:
+            version: of the update.
+            token: as that of :meth:`leading`.
+        """
+
+    @abstractmethod
     def has_met(self, version: str) -> bool:
         """Whether this rank has found rank 0 for that version, or has heard why not."""
 
@@ -105,7 +116,7 @@ class AtAddress(Rendezvous):
         self._address, self._send = address, send
 
     @contextmanager
-    def leading(self, version: str, given_up: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
+    def leading(self, version: str, given_up: Mapping[str, str], token: str) -> Iterator[Callable[[str], None]]:
         yield lambda address: None
 
     def find(self, version: str, given_up: Collection[str] = (), wait: Wait = wait_only) -> str:
@@ -117,6 +128,9 @@ class AtAddress(Rendezvous):
 
     def tell_absence(self, version: str, reason: str) -> None:
         self._send(version, reason)
+
+    def was_called(self, version: str, token: str) -> None:
+        """Do nothing: it is where it always is."""
 
     def has_met(self, version: str) -> bool:
         return True
@@ -200,8 +214,8 @@ class InStore(Rendezvous):
         """Absences from one version that were heard of here. Who asks for it again waits for that rank again."""
 
     @contextmanager
-    def leading(self, version: str, given_up: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
-        lead = LeadNotice(secrets.token_hex(8), version, given_up=dict(given_up))
+    def leading(self, version: str, given_up: Mapping[str, str], token: str) -> Iterator[Callable[[str], None]]:
+        lead = LeadNotice(token, version, given_up=dict(given_up))
 
         def announce(address: str) -> None:
             self._set(msgspec.structs.replace(lead, address=address))
@@ -232,6 +246,10 @@ class InStore(Rendezvous):
     def _lead(self, store: TCPStore) -> LeadNotice | None:
         """What rank 0 has said last."""
         return _read(store.get(self._lead_key), LeadNotice) if store.check([self._lead_key]) else None
+
+    def was_called(self, version: str, token: str) -> None:
+        self._seen = token
+        self._meet(version)
 
     def has_met(self, version: str) -> bool:
         return version in self._met

@@ -6,11 +6,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +25,7 @@ from ckpt_transport.reasons import named_reason
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.absences import Absences
 from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.calls import Called, Caller
 from ckpt_transport.service.late_sources import LateSources
 from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.other_sources import OtherSources
@@ -33,7 +33,6 @@ from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.sink_handles import LocatedSinks
 from ckpt_transport.service.source_watch import SourceWatch
 from ckpt_transport.service.staged_job import StagedJob
-from ckpt_transport.service.torch_store import Recheck, wait_only
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
@@ -84,8 +83,7 @@ class SourceRank:
         self._plans = PlanCache(config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
-        self._fellows: tuple[str, ...] = ()
-        """The other source ranks that took part in it, by address."""
+        self._caller, self._called = Caller(), Called()
         self.brought = BroughtVersions()
         self._told = ToldSources()
         self._late = LateSources(self._told)
@@ -147,14 +145,13 @@ class SourceRank:
     def _has_led(self, sinks: Sequence[str], coordinator: Coordinator) -> None:
         known = {**self._partners, **coordinator.nonces}
         self._partners = {address: known.get(address, "") for address in sinks}
-        self._fellows = coordinator.fellows
+        self._caller.fellows = {address: coordinator.nonces[address] for address in coordinator.fellows}
 
     def _announce(self, announce: Callable[[str], None], mailbox: Mailbox) -> None:
-        """Tell the other source ranks where this one is; those of the last update are called, so that they look now."""
+        """Tell the other source ranks where this one is. Those of the last update are called, and come at once."""
+        if self._leads and self._rendezvous is not None and self._rendezvous.needs_calls:
+            self._caller.call(mailbox)
         announce(mailbox.address)
-        if self._rendezvous is not None and self._rendezvous.needs_calls:
-            for address in self._fellows:
-                mailbox.send(address, m.Summons())
 
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
@@ -167,12 +164,13 @@ class SourceRank:
         if self.mailbox is not None:
             self._late.end(self.mailbox)
         self._told.begin(version)
-        self._leads = True
+        self._leads, self._caller.lead = True, (version, token := secrets.token_hex(8))
         try:
-            with meeting.leading(version, self._asked.given_up_before(version)) as announce:
+            with meeting.leading(version, self._asked.given_up_before(version), token) as announce:
                 yield announce
         except BaseException as error:
             self._leads = False
+            self._caller.call_off()
             self._gives_up(version, named_reason(error), also_unheard=isinstance(error, Exception))
             raise
         self._leads = False
@@ -213,7 +211,7 @@ class SourceRank:
         if invitees.sources == 1:
             return None
         mailbox, _ = self._open(invitees.sinks)
-        announce(mailbox.address)
+        self._announce(announce, mailbox)
         return OtherSources(mailbox, invitees, version, turn, self._config.join_timeout)
 
     def follow(self, version: str, versions: Versions, holds: str, options: Mapping[str, str]) -> str:
@@ -231,6 +229,7 @@ class SourceRank:
             member = self._member(version, versions, holds, options)
             with self._watch.over(member):
                 member.commit()
+            self._called.took_part(member.coordinator, member.nonce)
             return member.update
 
     def follow_staging(
@@ -284,7 +283,7 @@ class SourceRank:
 
         before, made_at = self._table, time.monotonic()
         first = None if before is None else offer(before)
-        coordinator = self._rendezvous.find(version, self.absences.told, self._wait_for_call)
+        coordinator = self._called.find(version, self._rendezvous, self.mailbox, self.absences.told)
         mailbox, table = self._open([coordinator])
         if first is None or table is not before or time.monotonic() - made_at > FRESH_SECONDS:
             first = offer(table)
@@ -292,19 +291,6 @@ class SourceRank:
             mailbox, table, self._plans, coordinator, first, partial(offer, table), self._config.update_timeout
         )
         return self._following
-
-    def _wait_for_call(self, outcome: Future[Any], timeout: float, recheck: Recheck) -> None:
-        """Wait for what looks for rank 0, and have it look at once when rank 0 calls."""
-        mailbox = self.mailbox
-        if mailbox is None:
-            wait_only(outcome, timeout, recheck)
-            return
-        outcome.add_done_callback(lambda _: mailbox.wake())
-        deadline = time.monotonic() + timeout
-        while not outcome.done() and (left := deadline - time.monotonic()) > 0:
-            mailbox.pump(left)
-            for _ in mailbox.receive_all(m.Summons):
-                recheck.look()
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion, options: Mapping[str, str]) -> m.Join:
         rank, runnable = self._world.rank, states(self._config)

@@ -278,7 +278,15 @@ class Abort(Order[Aborted], frozen=True):
 
 
 class Summons(FromCoordinator, frozen=True):
-    """The coordinator leads an update now: a source rank that waits for that looks where it was told so."""
+    """The coordinator leads an update now: a source rank that waits for that comes, or looks where it was told so.
+
+    Attributes:
+        version: that it brings; empty where there is none any more.
+        token: of what is said of that update where ranks look for it.
+    """
+
+    version: str = ""
+    token: str = ""
 
 
 class Goodbye(FromCoordinator, frozen=True):

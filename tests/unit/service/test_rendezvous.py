@@ -56,7 +56,7 @@ def test_given_a_look_that_nobody_waits_for_when_it_finds_who_leads_then_the_nex
 ) -> None:
     monkeypatch.setattr(rendezvous, "TELL_SECONDS", 0.2)
     first, second = ranks
-    with first.leading("v1", {}) as announce:
+    with first.leading("v1", {}, "1") as announce:
         announce("ipc:///rank-0")
         monkeypatch.setattr(rendezvous, "_read", TwoReaders())
         assert second.find("v1") == "ipc:///rank-0"
@@ -91,7 +91,7 @@ def test_given_a_rank_that_is_called_when_rank_0_leads_then_it_looks_at_once(
     with ThreadPoolExecutor(1) as threads:
         found = threads.submit(second.find, "v1", (), wait)
         assert looked.wait(DEADLINE)
-        with first.leading("v1", {}) as announce:
+        with first.leading("v1", {}, "1") as announce:
             announce("ipc:///rank-0")
             led.set()
             assert found.result(DEADLINE) == "ipc:///rank-0"
@@ -102,10 +102,10 @@ def test_given_a_version_that_was_brought_when_rank_0_leads_the_next_one_then_no
 ) -> None:
     first, second = ranks
     for version in ("v1", "v2"):
-        with first.leading(version, {}) as announce:
+        with first.leading(version, {}, version) as announce:
             announce(f"ipc:///{version}")
             assert second.find(version) == f"ipc:///{version}"
-    with first.leading("v1", {}) as announce, ThreadPoolExecutor(1) as threads:
+    with first.leading("v1", {}, "again") as announce, ThreadPoolExecutor(1) as threads:
         found = threads.submit(second.find, "v1")
         announce("ipc:///again")
         assert found.result(DEADLINE) == "ipc:///again"
