@@ -29,6 +29,7 @@ ROWS, COLUMNS = 64, 512
 WORD_BYTES = 8
 ROW_BYTES = COLUMNS * WORD_BYTES
 PAGE_BYTES = ROWS * ROW_BYTES
+PAGE_SUMS = ROWS + COLUMNS
 ALIGNMENT = 16
 """Bytes; kernels read two words at a time."""
 WARPS = 2
@@ -160,20 +161,21 @@ def _is_short(nbytes: int) -> bool:
 
 def add_short(sums: Words, addresses: Sequence[int], sizes: Sequence[int], first: int) -> int:
     """As :func:`add`, of short runs of host memory, each of which is one page."""
-    side_by_side = np.empty((min(len(sizes), PAGES_SHORT), SHORT_ROWS, COLUMNS), np.uint64)
-    along = np.empty(len(side_by_side) * (ROWS + COLUMNS), np.uint64)
+    most = min(len(sizes), PAGES_SHORT)
+    side_by_side, along = np.empty(most * SHORT_BYTES // WORD_BYTES, np.uint64), np.empty(most * PAGE_SUMS, np.uint64)
     begin = side_by_side.ctypes.data
-    targets = range(begin, begin + side_by_side.nbytes, SHORT_BYTES)
     for start in range(0, len(sizes), PAGES_SHORT):
         some = sizes[start : start + PAGES_SHORT]
-        count = len(some)
-        words, pages = side_by_side[:count], along[: count * (ROWS + COLUMNS)]
-        words.fill(0)
-        move_each(targets, addresses[start : start + PAGES_SHORT], some)
+        count, deep = len(some), -(-max(some) // ROW_BYTES)
+        words, pages = side_by_side[: count * deep * COLUMNS], along[: count * PAGE_SUMS]
+        if min(some) < deep * ROW_BYTES:
+            words.fill(0)
+        move_each(range(begin, begin + words.nbytes, deep * ROW_BYTES), addresses[start : start + PAGES_SHORT], some)
         rows, columns = pages[: count * ROWS].reshape(count, ROWS), pages[count * ROWS :].reshape(count, COLUMNS)
-        rows[:, SHORT_ROWS:] = 0
-        np.einsum("kij,j->ki", words, keys(), out=rows[:, :SHORT_ROWS])
-        np.add.reduce(words, axis=1, out=columns)
+        rows[:, deep:] = 0
+        deep_pages = words.reshape(count, deep, COLUMNS)
+        np.einsum("kij,j->ki", deep_pages, keys(), out=rows[:, :deep])
+        np.add.reduce(deep_pages, axis=1, out=columns)
         add_sums(sums, pages, first)
         first += count
     return first
