@@ -2,12 +2,15 @@
 
 As many tensors as half of Qwen3-30B-A3B has, of a few kilobytes each, so that copying them takes next to nothing: what
 is left is host work. At each step all of them are written, lent, and brought to a module in another process. Times are
-of this process's processor for lending, which waits for nothing, and of the wall clock for updates. Usage: ``python -m
-benchmarks.lent_steps``.
+of this process's processor for lending, which waits for nothing, and of the wall clock for updates.
+
+What a sink looks at at each step is measured by itself, in this process, and once more with an audit hook of Python, as
+some libraries set one. Usage: ``python -m benchmarks.lent_steps``.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -18,8 +21,9 @@ import torch
 import typer
 
 from benchmarks._report import Row, report
-from benchmarks._sinks import SinkProcess, sinks
+from benchmarks._sinks import Block, SinkProcess, sinks
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport_torch.engine import TorchEngine
 
 COUNT = 9435
 TENSOR_BYTES = 4 << 10
@@ -69,6 +73,36 @@ def measure(steps: int = 9) -> list[Row]:
     ]
 
 
+def measure_looks(steps: int = 9) -> list[Row]:
+    """Rows for what a sink looks at at each step, by the steps of its engine, and the same with an audit hook."""
+    engine = TorchEngine(Block(COUNT * TENSOR_BYTES, TENSOR_BYTES))
+    plain = _looks(engine, steps)
+    sys.addaudithook(lambda event, arguments: None)
+    audited = _looks(engine, steps)
+    return [
+        Row(
+            name=f"look at {COUNT:,} tensors of a sink, with an audit hook",
+            ratio=sum(audited.values()) / sum(plain.values()),
+            against="without",
+            target="<=1.1",
+            detail=f"{_all_each(plain)}; with a hook {_all_each(audited)}",
+        )
+    ]
+
+
+def _looks(engine: TorchEngine, steps: int) -> dict[str, float]:
+    """Processor seconds of the steps of an update that look at all tensors; the quickest of each."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(steps):
+        for look in (engine.begin, engine.confirm, engine.meanwhile, engine.certify):
+            began = time.process_time()
+            look()
+            found[look.__name__].append(time.process_time() - began)
+        engine.hold()
+        engine.resume()
+    return {name: min(each) for name, each in found.items()}
+
+
 def _step(server: ParameterServer, sink: SinkProcess, tensors: dict[str, torch.Tensor], number: int) -> Step:
     for tensor in tensors.values():
         tensor.fill_(number)
@@ -88,6 +122,10 @@ def _each(seconds: float) -> str:
     return f"{seconds / COUNT * 1e6:.2f} µs"
 
 
+def _all_each(steps: dict[str, float]) -> str:
+    return ", ".join(f"{name} {_each(seconds)}" for name, seconds in steps.items())
+
+
 def _all(phases: dict[str, float]) -> str:
     return ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in phases.items() if seconds > 5e-4) + " ms"
 
@@ -97,7 +135,7 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
 ) -> None:
     """Measure lending the same tensors at each step."""
-    report(measure(steps), json)
+    report(measure(steps) + measure_looks(steps), json)
 
 
 if __name__ == "__main__":

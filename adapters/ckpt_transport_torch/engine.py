@@ -194,9 +194,9 @@ class TorchEngine(ModuleEngine):
         return self._snapshot.memory
 
     def _needs_of(self, tensors: Mapping[str, torch.Tensor]) -> ShadowNeeds:
-        """Found once: they are always the same tensors, until these have moved."""
+        """They are always the same tensors, until these have moved."""
         if self._needs is None:
-            self._needs = super()._needs_of(tensors)
+            self._needs = ShadowNeeds.of(tensors)
         return self._needs
 
     def meanwhile(self) -> None:

@@ -9,10 +9,12 @@ import torch
 from ckpt_transport import DeltaRefusedError, LoadedBucket
 from ckpt_transport.spi import (
     Fence,
+    KnownShadowNeeds,
     Landing,
     Loader,
     ModuleLoading,
     ServedElements,
+    ShadowNeeds,
     Share,
     StagedTensors,
     TensorSpec,
@@ -46,6 +48,7 @@ class LoaderEngine(ModuleEngine):
         verify_always: bool = False,
     ) -> None:
         super().__init__(module, group, label)
+        self._known_needs = KnownShadowNeeds()
         self._loading = ModuleLoading(module, loader, label or "the module", verify_always=verify_always)
         self.begin()
         self._release()
@@ -96,6 +99,9 @@ class LoaderEngine(ModuleEngine):
 
     def _served(self) -> Mapping[str, torch.Tensor]:
         return self._loading.written()
+
+    def _needs_of(self, tensors: Mapping[str, torch.Tensor]) -> ShadowNeeds:
+        return self._known_needs.of(tensors)
 
     @property
     def spoiled(self) -> bool:

@@ -10,7 +10,6 @@ import torch
 from ckpt_transport import DeltaRefusedError, Engine, Gate, PlanMismatchError
 from ckpt_transport.spi import (
     Fence,
-    KnownShadowNeeds,
     MakeShadows,
     ServedElements,
     ShadowNeeds,
@@ -39,7 +38,6 @@ class ModuleEngine(Engine):
         self._other_gpus: list[torch.device] = []
         self._area: StagingArea | None = None
         self._make: MakeShadows = on_device
-        self._known_needs = KnownShadowNeeds()
         self._staging = False
 
     def hold(self) -> int:
@@ -135,9 +133,9 @@ class ModuleEngine(Engine):
     def detach(self) -> None:
         """The module is not updated any more: undo what was done to it."""
 
+    @abstractmethod
     def _needs_of(self, tensors: Mapping[str, torch.Tensor]) -> ShadowNeeds:
-        """What shadows of tensors of the module take."""
-        return self._known_needs.of(tensors)
+        """What shadows of tensors of the module take; found once for the same."""
 
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:

@@ -28,7 +28,7 @@ def tell_ended(update: str, kind: str, outcome: str, report: Report, history: st
         seconds=report.seconds,
         phases=dict(report.phases),
         held={report.labels[rank]: seconds for rank, seconds in report.paused.items()},
-        nbytes=report.plan.manifest.nbytes,
+        nbytes=report.plan.nbytes,
         base=next((delta.base for delta in report.plan.manifest.deltas), ""),
         transports=report.transports,
         received=tuple(BytesReceived(name, far, nbytes) for (name, far), nbytes in report.plan.received.items()),

@@ -224,7 +224,13 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         vars(renamed)["shape"] = self.shape
         vars(renamed)["reads"] = self.reads
         vars(renamed)["specs"] = self.specs
+        vars(renamed)["nbytes"] = self.nbytes
         return renamed
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes to be moved, as of :attr:`Manifest.nbytes`."""
+        return self.manifest.nbytes
 
     @cached_property
     def specs(self) -> tuple[TensorSpec, ...]:
