@@ -1,11 +1,13 @@
 """Buckets are as long as what each costs beside its bytes, and the memory that they take, make sensible.
 
-What is read in place takes no slot. Two kinds of buckets are longer than others, where GPUs have memory for them:
+What is read in place takes no slot. Three kinds of buckets are longer than others, where GPUs have memory for them:
 
 * What passes from GPU to GPU through slots: such a link brings 64 MiB sooner than the host can enqueue and account for
   them. So there are fewer of them, as many as keep the stages busy, and each takes longer than the host needs for it.
 * What comes to GPUs whose engines run forward passes meanwhile. For each bucket a sink's threads ask some twenty times
   for the interpreter that the passes need too, and each time both lose more than what they do with it.
+* What several sources fill slots on GPUs with, each over its own link to the host: a sink gets so many buckets in the
+  time of one.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from ckpt_transport.transports.interface import Traits
 RINGS_ON_GPUS = 8
 """A bucket in a GPU's memory, which is read in place, is as long as so many rings. At the default that is 2 GiB, so
 that what each bucket costs beside its bytes is little."""
-LONGER = 8
+LONGEST = 8
 """At most so many times as long as ``bucket_bytes``: 512 MiB at the default."""
 ENOUGH = 32
 """Each sink receives at least so many: a pipeline fills and drains in the time of two or three."""
@@ -49,7 +51,7 @@ def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings, 
         if not settings.beside_passes:
             return usual
         room = min(topology.participants[rank].budget for rank in topology.sinks)
-        return max(usual, min(longer(settings, nbytes, room), LARGEST))
+        return max(usual, min(longer(settings, LONGEST, nbytes, room), LARGEST))
     rings = RINGS_ON_GPUS if _exported(extents) else 1
     return align_up(settings.bucket_bytes) * settings.ring_depth * rings
 
@@ -99,25 +101,28 @@ def expected(
     if not receives and not tree.fills(extent, traits):
         return in_place([extent], topology, settings, nbytes)
     size = through_slots(settings, usual, receives=receives)
-    if not may_be_longer([extent], [tree], topology, traits, settings):
+    times = times_longer([extent], [tree], topology, traits, settings)
+    if times == 1:
         return size
-    return max(size, longer(settings, nbytes, room_everywhere({(extent.owner, 0): tree}, topology)))
+    return max(size, longer(settings, times, nbytes, room_everywhere({(extent.owner, 0): tree}, topology)))
 
 
-def may_be_longer(
+def times_longer(
     extents: Iterable[Extent],
     trees: Iterable[BroadcastTree],
     topology: Topology,
     traits: Mapping[str, Traits],
     settings: Settings,
-) -> bool:
-    """Whether all slots that bytes pass through lie on GPUs; and so do the bytes, or passes run meanwhile."""
+) -> int:
+    """How many times ``bucket_bytes`` a bucket may be long; 1 unless all slots that bytes pass through lie on GPUs."""
     links = [link for tree in trees for hop in tree.hops for link in hop]
-    return (
-        all(MemoryKind.CUDA in traits[link.transport].sends_from for link in links)
-        and all(topology.with_devices.issuperset(link.ranks) for link in links)
-        and (settings.beside_passes or all(_on_gpu(extent, topology) for extent in extents))
-    )
+    if not all(MemoryKind.CUDA in traits[link.transport].sends_from for link in links):
+        return 1
+    if not all(topology.with_devices.issuperset(link.ranks) for link in links):
+        return 1
+    if settings.beside_passes or all(_on_gpu(extent, topology) for extent in extents):
+        return LONGEST
+    return min(len(topology.sources), LONGEST)
 
 
 def _on_gpu(extent: Extent, topology: Topology) -> bool:
@@ -137,12 +142,13 @@ def room_everywhere(trees: Mapping[tuple[int, int], BroadcastTree], topology: To
     return min(topology.participants[rank].budget for rank in ranks) // max(owners.values(), default=1)
 
 
-def longer(settings: Settings, least: int, room: int) -> int:
+def longer(settings: Settings, times: int, least: int, room: int) -> int:
     """The size to aim at; 0 where memory, or a small version, allows none.
 
     Args:
         settings: what the user chose.
+        times: see :func:`times_longer`.
         least: bytes that a sink receives, of the one that receives fewest.
         room: bytes that every ring has room for, wherever it lies.
     """
-    return align_down(min(settings.bucket_bytes * LONGER, least // ENOUGH, room // (SPARED * settings.ring_depth)))
+    return align_down(min(settings.bucket_bytes * times, least // ENOUGH, room // (SPARED * settings.ring_depth)))

@@ -13,9 +13,9 @@ from ckpt_transport.planning.bucket_sizes import (
     are_brought,
     in_place,
     longer,
-    may_be_longer,
     room_everywhere,
     through_slots,
+    times_longer,
 )
 from ckpt_transport.planning.bucketing import cut, gather, round_robin, slot_bytes, smallest_slot
 from ckpt_transport.planning.candidates import Candidate
@@ -124,9 +124,10 @@ class SlotAllocator:
         wanted = self._shared_limit(wanted, settings.ring_depth, notes)
         smallest = smallest_slot(self._manifest, self._topology)
         tightest = self._tightest(smallest)
-        if may_be_longer(self._manifest.extents, self._trees.values(), self._topology, self._traits, settings):
+        times = times_longer(self._manifest.extents, self._trees.values(), self._topology, self._traits, settings)
+        if times > 1:
             room = min(tightest, room_everywhere(self._trees, self._topology))
-            wanted = max(wanted, longer(settings, self._least_received, room))
+            wanted = max(wanted, longer(settings, times, self._least_received, room))
         limit = min(max(wanted, smallest), align_down(tightest))
         size = min(wanted, limit)
         cuts = cut(self._manifest, self._demand.ranges, size, limit)

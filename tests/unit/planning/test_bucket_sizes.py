@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -49,6 +50,30 @@ def beside(budget: int, *, whole_tensors: bool = False) -> Topology:
     members = RankInfo(0, Role.SOURCE, "host", budget, tuple(TRAITS), devices=("gpu a", "gpu b"))
     engine = RankInfo(1, Role.SINK, "host", budget, tuple(TRAITS), whole_tensors, devices=("gpu b",))
     return Topology((members, engine))
+
+
+def parts(nbytes: int, sources: int) -> Manifest:
+    """Experts in host memory, as many of them with each source."""
+    each = nbytes // sources // EXPERT
+    tensors = [
+        PlacedTensor(TensorSpec(f"{source}.{number}", "U8", (EXPERT,)), source, number * EXPERT, EXPERT)
+        for source in range(sources)
+        for number in range(each)
+    ]
+    extents = tuple(Extent(source, each * EXPERT, MemoryKind.SHARED) for source in range(sources))
+    return Manifest("step-1", extents, tuple(tensors))
+
+
+def trainers(sources: int, budget: int = 30 * GIB) -> Topology:
+    """A source on each GPU of a host, all of which see all GPUs, and a sink beside each."""
+    gpus = tuple(f"gpu {number}" for number in range(sources))
+    able = tuple(TRAITS)
+    ranks = [RankInfo(rank, Role.SOURCE, "host", budget, able, devices=(gpu,)) for rank, gpu in enumerate(gpus)]
+    ranks += [
+        RankInfo(sources + number, Role.SINK, "host", budget, able, devices=(gpu,), reads=gpus)
+        for number, gpu in enumerate(gpus)
+    ]
+    return Topology(tuple(ranks))
 
 
 def made(
@@ -114,6 +139,19 @@ def test_given_forward_passes_beside_then_what_comes_to_a_gpu_from_the_host_is_l
     assert not brought.rings
     assert len(brought.buckets) < 65
     assert len(made(of, fleet, "shm").buckets) > 400
+
+
+@pytest.mark.parametrize(("sources", "most"), [(1, 64), (2, 128), (4, 256), (16, 512)])
+def test_given_several_sources_with_parts_in_host_memory_then_a_sink_gets_no_more_buckets_than_of_one(
+    sources: int, most: int
+) -> None:
+    """Each fills slots over a link of its own, so that a sink gets buckets from all of them at the same time."""
+    found = made(parts(32 * GIB, sources), trainers(sources), "cuda_ipc")
+    assert most * MIB * 0.9 < slot_bytes(found) <= most * MIB
+
+
+def test_given_several_sources_and_little_free_memory_then_buckets_are_as_before() -> None:
+    assert slot_bytes(made(parts(8 * GIB, 4), trainers(4, GIB), "cuda_ipc")) <= 64 * MIB
 
 
 def test_given_larger_buckets_by_configuration_then_what_a_sink_brings_still_passes_through_two_buffers() -> None:
