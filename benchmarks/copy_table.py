@@ -27,6 +27,7 @@ ROW_BYTES = 1536
 """Of a down projection of Qwen3-30B-A3B; a rank of two needs half of each row."""
 HOST_BYTES = 2 << 30
 ROUNDS = 5
+PLAIN = "a plain copy of as many bytes"
 
 
 def into_parameters(layers: int) -> list[Row]:
@@ -46,11 +47,14 @@ def into_parameters(layers: int) -> list[Row]:
     made = time.perf_counter() - began
     parts = zip(starts, targets, strict=False)
     assert all(torch.equal(source[start : start + len(target)], target) for start, target in parts), "bytes are wrong"
-    copying = _timed(lambda: table.copy(read, written))
+    copying, exchanging = _timed(lambda: table.copy(read, written)), _timed(lambda: table.exchange(read, written))
     del targets
-    plain = torch.empty_like(source)
+    other = torch.empty_like(source)
+    plain = _timed(lambda: other.copy_(source))
+    moved = f"{exchanging * 1e3:.1f} ms, {2 * sum(sizes) / exchanging / 1e9:.1f} of {sum(sizes) / plain / 1e9:.1f} GB/s"
     return [
-        _row(f"one run into {len(sizes)} parameters", copying, _timed(lambda: plain.copy_(source)), sum(sizes), made)
+        _row(f"one run into {len(sizes)} parameters", copying, plain, sum(sizes), made),
+        Row(f"exchanged with {len(sizes)} parameters", exchanging / plain, PLAIN, "<=2.4", moved),
     ]
 
 
@@ -78,9 +82,7 @@ def _at(*tensors: torch.Tensor) -> Addresses:
 def _row(what: str, copying: float, plain: float, nbytes: int, made: float = 0.0) -> Row:
     first = f"; made, compiled and run the first time in {made * 1e3:.0f} ms" if made else ""
     rates = f"{nbytes / copying / 1e9:.1f} of {nbytes / plain / 1e9:.1f} GB/s"
-    return Row(
-        what, copying / plain, "a plain copy of as many bytes", "<=1.2", f"{copying * 1e3:.1f} ms, {rates}{first}"
-    )
+    return Row(what, copying / plain, PLAIN, "<=1.2", f"{copying * 1e3:.1f} ms, {rates}{first}")
 
 
 def _timed(work: Callable[[], object]) -> float:
