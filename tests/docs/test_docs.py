@@ -78,6 +78,12 @@ def test_given_the_navigation_of_the_site_then_it_has_every_page() -> None:
     assert not outside_nav(PAGES), "give each a line under nav in mkdocs.yml"
 
 
+def test_given_the_list_of_decisions_then_it_has_every_record() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {(index.parent / link).resolve() for link in links(index)}
+    assert not set((ROOT / "docs" / "adr").glob("0*.md")) - listed, "give each a line in docs/index.md"
+
+
 def test_given_a_page_that_the_navigation_lacks_then_it_is_found(tmp_path: Path) -> None:
     (tmp_path / "mkdocs.yml").write_text("site_name: gone.md\nnav:\n  - Here: here.md\n  - Part:\n      - In: in.md\n")
     assert outside_nav([tmp_path / "here.md", tmp_path / "in.md", tmp_path / "gone.md"], tmp_path) == ["gone.md"]
