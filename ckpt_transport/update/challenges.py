@@ -18,6 +18,7 @@ from hmac import compare_digest
 import msgspec
 
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.held_shares import ShareReader
 
 ANY_UPDATE = ""
 """In place of the name of an update: a welcome is to the next one, which has no name yet."""
@@ -56,10 +57,15 @@ class Challenges:
 
 
 class Welcomes:
-    """What members have said to a coordinator that its next invitation may carry, by the address it goes to."""
+    """What members have said to a coordinator that its next invitation may carry, by the address it goes to.
+
+    Attributes:
+        shares: reads what they need.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, str] = {}
+        self.shares = ShareReader()
 
     def remember(self, address: str, welcome: str) -> None:
         """A member that is invited at ``address`` has said ``welcome``; empty where it has said nothing."""

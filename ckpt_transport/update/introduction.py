@@ -30,6 +30,7 @@ from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.bandwidths import bandwidths
 from ckpt_transport.update.held_manifests import ManifestEncoder, ManifestReader
+from ckpt_transport.update.held_shares import ShareEncoder, ShareReader
 from ckpt_transport.update.host import host_of
 from ckpt_transport.update.messages import Join
 from ckpt_transport.update.plan_cache import PlanCache
@@ -46,10 +47,12 @@ class Introducer:
     Attributes:
         config: the settings of the process.
         uid: differs from that of any other process.
+        shares: encodes what its engine needs.
     """
 
     config: Config
     uid: str = field(default_factory=lambda: secrets.token_hex(8))
+    shares: ShareEncoder = field(default_factory=ShareEncoder)
 
     def of_sink(
         self, engine: Engine, states: States, routes: tuple[str, ...], plans: PlanCache, **staging: Any
@@ -78,7 +81,7 @@ class Introducer:
             reads=readable_from(engine.device),
             unread=engine.unread or why_no_reading(),
             unmapped=why_no_pages(engine.device) if engine.device.type == "cuda" else "",
-            share=engine.share(),
+            needs=self.shares.encode(engine.share()),
             ties=tuple(tuple(sorted(names)) for names in engine.ties()),
             **staging,
             **self._link(states),
@@ -152,6 +155,14 @@ def completed(join: Join, reader: ManifestReader) -> Join:
     if join.manifest is None or not join.held:
         return join
     return msgspec.structs.replace(join, manifest=reader.read(join.rank, join.manifest.version, join.held), held=b"")
+
+
+def with_share(join: Join, reader: ShareReader) -> Join:
+    """What a sink has said, with the share that it has encoded.
+
+    Raises: as :meth:`ShareReader.read`.
+    """
+    return msgspec.structs.replace(join, share=reader.read(join.needs), needs=b"") if join.needs else join
 
 
 def topology_of(joins: Sequence[Join]) -> Topology:

@@ -17,10 +17,12 @@ from itertools import chain
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.control.messages import Refused
+from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import ConfigError, JoinError, MessageError
 from ckpt_transport.planning import Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.challenges import Welcomes
+from ckpt_transport.update.introduction import with_share
 from ckpt_transport.update.membership import TICK_SECONDS, Membership
 from ckpt_transport.update.source_arrivals import SourceArrivals, ToldSources
 
@@ -143,6 +145,7 @@ class Invitations:
         self._sources.begin(myself)
         self.reached.extend(everybody)
         self.members.nonces.update(self.welcomes.take(everybody))
+        self.welcomes.shares.begin()
         for address in everybody:
             self._invites[address] = m.Invite(
                 self.members.update,
@@ -210,6 +213,11 @@ class Invitations:
             case m.Join(update=name) if name == update:
                 if not message.nonce or message.nonce != nonces.get(message.invited):
                     self.mailbox.refuse(f"nobody has invited {message.label}", name)
+                    return
+                try:
+                    message = with_share(message, self.welcomes.shares)
+                except UNREADABLE as error:
+                    self.mailbox.refuse(f"what {message.label} needs cannot be read: {error}", name)
                     return
                 self._check_once(sender, message)
                 self._let_go.discard(sender)

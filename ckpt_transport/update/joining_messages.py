@@ -37,7 +37,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         reads: UUIDs of the other GPUs whose memory a sink's GPU can read.
         plan: the shape of the plan that the member knows; empty for none.
         link: bytes per second of the member's link to other hosts; 0 when nobody said.
-        share: what a sink needs of versions with certain tensors; None for everything.
+        share: what a sink needs of versions with certain tensors; None for everything, and where ``needs`` says it.
+        needs: the same, encoded; see :mod:`~ckpt_transport.update.held_shares`.
         ties: sets of names that share memory in a sink's engine.
         unstaged: why a sink cannot stage a version; empty when it can.
         staging: where a sink stages a version; None where it does not, or does not say so.
@@ -74,6 +75,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     plan: str = ""
     link: int = 0
     share: Share | None = None
+    needs: bytes = b""
     bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
     rates: HostRates | None = None
     ties: tuple[tuple[str, ...], ...] = ()

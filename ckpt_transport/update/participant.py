@@ -325,12 +325,10 @@ class Participant:
         if engine is None or schedule is None:
             return
         share = schedule.plan.topology.share_of(schedule.rank)
-        if share is not None:
-            now = engine.share()
-            if now is None or now.in_order(schedule.plan.manifest.ordered) != share:
-                raise PlanMismatchError(
-                    f"{engine.label} has changed since it said what it needs of a new version; update it again"
-                )
+        if share is not None and not self._plans.is_needed(share, engine.share(), schedule.plan.manifest):
+            raise PlanMismatchError(
+                f"{engine.label} has changed since it said what it needs of a new version; update it again"
+            )
         engine.confirm()
 
     def _finish(self) -> None:

@@ -18,6 +18,7 @@ from ckpt_transport.planning import (
     MeasuredRates,
     Plan,
     Settings,
+    Share,
     TensorRange,
     TensorSpec,
     Topology,
@@ -49,6 +50,8 @@ class PlanCache:
         self._proved = ""
         """The shape of the plan that was made and proved here as a whole."""
         self._fits: tuple[str, Expected] = "", None
+        self._needed: tuple[Share, Share] | None = None
+        """A planned share and an engine's, which were found to be the same."""
 
     def budget(self, device: torch.device = CPU) -> int:
         """Bytes of memory that an update may take here. It is found out once: a plan holds as long as budgets do.
@@ -168,3 +171,12 @@ class PlanCache:
     def found_fit(self, plan: Plan, expected: Expected) -> None:
         """Remember that it does."""
         self._fits = plan.shape, expected
+
+    def is_needed(self, planned: Share, own: Share | None, manifest: Manifest) -> bool:
+        """Whether a planned share is what an engine needs; of the same two this is found out once."""
+        if self._needed is not None and self._needed[0] is planned and self._needed[1] is own:
+            return True
+        if own is None or own.in_order(manifest.ordered) != planned:
+            return False
+        self._needed = planned, own
+        return True
