@@ -129,6 +129,7 @@ from ckpt_transport.replay import ReplayedTensors as ReplayedTensors
 from ckpt_transport.replay import SeenByPassesError as SeenByPassesError
 from ckpt_transport.replay import TensorAssembler as TensorAssembler
 from ckpt_transport.replay import TensorSnapshot as TensorSnapshot
+from ckpt_transport.replay import WritesApart as WritesApart
 from ckpt_transport.replay import by_loader_in_words as by_loader_in_words
 from ckpt_transport.replay import fingerprint as fingerprint
 from ckpt_transport.replay import inverted_copy as inverted_copy

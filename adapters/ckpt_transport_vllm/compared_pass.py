@@ -10,8 +10,7 @@ import torch
 from ckpt_transport import LoadedBucket
 from ckpt_transport.spi import Landing, TensorAssembler, inverted_copy, is_replayed_as_loaded
 from ckpt_transport_vllm import load_format
-from ckpt_transport_vllm.attributes import Attributes
-from ckpt_transport_vllm.processing import process_watched
+from ckpt_transport_vllm.processing import Processing
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
 from ckpt_transport_vllm.updated_model import UpdatedModel
@@ -33,9 +32,8 @@ class ModelComparedPass(ModelReplayPass):
     def __init__(self, target: UpdatedModel, recorded: RecordedModel, proved: Collection[str]) -> None:
         super().__init__(target, recorded)
         self._compared = {name for name in self._names(ApplyMode.STAGED) if name not in proved}
-        self._found: dict[str, ApplyMode] = {}
+        self._seen: dict[str, Processing] = {}
         self._failed: dict[str, str] = {}
-        self._unexchangeable: dict[str, str] = {}
         self._loader_seconds = 0.0
         self._assembler = TensorAssembler()
         named, given = recorded.layout.sources, self._given()
@@ -53,7 +51,7 @@ class ModelComparedPass(ModelReplayPass):
     def finish(self) -> str:
         super().finish()
         self._recorded.loader_seconds = self._loader_seconds
-        self._recorded.settle(self._found, self._failed, self._unexchangeable)
+        self._recorded.settle(self._seen, self._failed)
         told = [f"recorded in {self._recorded.recording_seconds:.3f} s"]
         if self._compared:
             same = "found to be the same" if not self._failed else f"{len(self._failed)} modules found to differ"
@@ -108,12 +106,8 @@ class ModelComparedPass(ModelReplayPass):
             for number in self._recorded.targets_of[name]:
                 self._tensors.pop(number, None)
         began = time.perf_counter()
-        before = Attributes(self._modules[name])
-        reason = process_watched(self._target, self._modules[name])
+        self._seen[name] = Processing.of(self._target, self._modules[name])
         self._processing += time.perf_counter() - began
-        self._unexchangeable[name] = before.why_not_exchanged()
-        self._found[name] = ApplyMode.STAGED if reason else ApplyMode.IN_PLACE
-        self._recorded.reasons[name] = reason
 
     def _difference(self, name: str) -> str:
         """What the replay has left otherwise than the loader; empty when nothing."""

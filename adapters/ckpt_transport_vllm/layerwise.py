@@ -212,6 +212,13 @@ def forget_prepacked_experts(model: torch.nn.Module) -> None:
             method.moe_kernel = None
 
 
+def has_odd_attention_scales(model: torch.nn.Module) -> bool:
+    """Whether attention has other scales than a reload without any leaves."""
+    attention = [module for module in model.modules() if waits_for_the_end(module)]
+    scales = (module.get_buffer(name) for module in attention for name in ATTENTION_SCALES & module._buffers.keys())
+    return any(bool((scale != 1.0).any()) for scale in scales)
+
+
 def forget_attention_scales(target: UpdatedModel, attention: Iterable[torch.nn.Module]) -> None:
     """Give attention the scales that it has where a version brings none, as when vLLM starts from that version's files.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
@@ -14,9 +15,30 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ckpt_transport_vllm.attributes import Attributes
 from ckpt_transport_vllm.graph_tensors import are_alike, described
 from ckpt_transport_vllm.load_format import Tensors, process, tensors_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """What was seen when vLLM processed a module.
+
+    Attributes:
+        reason: why weights cannot be written where kernels read them; empty when they can.
+        unexchangeable: why two copies of the module cannot exchange what processing has made; empty when they can.
+    """
+
+    reason: str
+    unexchangeable: str
+
+    @classmethod
+    def of(cls, target: UpdatedModel, module: torch.nn.Module) -> Self:
+        """Have vLLM process a staged module of ``target``, or a copy of one, and watch."""
+        before = Attributes(module)
+        reason = process_watched(target, module)
+        return cls(reason, before.why_not_exchanged())
 
 
 def kernel_tensors(module: torch.nn.Module) -> Tensors:

@@ -26,6 +26,7 @@ from ckpt_transport_vllm.layerwise import packed_together, waits_for_the_end
 from ckpt_transport_vllm.likeness import likeness_on_meta
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
 from ckpt_transport_vllm.module_tree import ModuleTree
+from ckpt_transport_vllm.processing import Processing
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
@@ -115,17 +116,16 @@ class RecordedModel(RecordedLoader):
         self._exclude(failed)
         self._required()
 
-    def settle(
-        self, modes: Mapping[str, ApplyMode], failed: Mapping[str, str], unexchangeable: Mapping[str, str]
-    ) -> None:
-        """A first version has shown which modes are right, and which modules are not replayed as they are loaded.
+    def settle(self, seen: Mapping[str, Processing], failed: Mapping[str, str]) -> None:
+        """A first version, or a rehearsal of one, has shown how each module is to be loaded.
 
         Args:
-            modes, unexchangeable: see this class.
+            seen: what vLLM's processing does, by module.
             failed: what was not replayed as it was loaded, by module.
         """
-        self.modes.update(modes)
-        self.unexchangeable.update(unexchangeable)
+        for name, processing in seen.items():
+            self.modes[name] = ApplyMode.STAGED if processing.reason else ApplyMode.IN_PLACE
+            self.reasons[name], self.unexchangeable[name] = processing.reason, processing.unexchangeable
         self._exclude(failed)
         self._divide_anew()
         self.verified = True

@@ -1,7 +1,7 @@
-"""Rehearses a first update while requests are answered: loader and replay load invented tensors into a likeness.
+"""Rehearses a first update while requests are answered.
 
-What vLLM's processing does to a module is not rehearsed, because that may change objects which the module shares with
-its likeness. The first update sees it.
+Loader and replay load invented tensors into a likeness, and vLLM processes a copy of each module with what was loaded.
+Where all of that shows what a first update would show, the first update is as later ones.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import torch
 
 from ckpt_transport.spi import Rehearsal, SeenByPassesError, free_on, of_targets
 from ckpt_transport_vllm import load_format
+from ckpt_transport_vllm.detached_module import memory_nbytes
+from ckpt_transport_vllm.layerwise import has_odd_attention_scales
 from ckpt_transport_vllm.likeness import likeness_on_meta
+from ckpt_transport_vllm.processing import Processing
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
+from ckpt_transport_vllm.rehearsed_processing import rehearse_processing
 from ckpt_transport_vllm.sleeping import check_awake
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -24,10 +28,15 @@ TOGETHER_BYTES = 256 << 20
 STEP = ""
 """What a step says that is told with the last."""
 DIFFERS = "it was not replayed as it was loaded"
+TOO_LITTLE = "too little memory is free"
+ODD_SCALES = "it gives attention other scales"
+"""What a first update does that a staged one does not."""
 
 
 def rehearse(target: UpdatedModel, recorded: RecordedModel) -> Generator[str]:
-    """Find out which modules are replayed as they are loaded. Of others the first update finds it out.
+    """Find out which modules are replayed as they are loaded, and what vLLM's processing does to each.
+
+    What is not found out, the first update finds out.
 
     Nothing that is served is read or written, and forward passes run. Half of the memory that is free is left free.
 
@@ -66,6 +75,9 @@ class ModelRehearsal:
         self.left: Counter[str] = Counter()
         self._proved: list[str] = []
         self._failed: dict[str, str] = {}
+        self._seen: dict[str, Processing] = {}
+        self._unseen: Counter[str] = Counter()
+        self._device = next(target.model.parameters()).device
 
     def together(self) -> Iterator[list[str]]:
         """Modules that are rehearsed at once. What is computed for several modules is left to the first update."""
@@ -101,11 +113,10 @@ class ModelRehearsal:
         modules = dict(alike.model.named_modules())
         targets = {number for name in names for number in recorded.targets_of[name]}
         sources = {number for name in names for number in recorded.sources_of[name]}
-        device = next(self._target.model.parameters()).device
-        rehearsal = Rehearsal(of_targets(recorded.plans, sorted(sources), targets), targets, device)
+        rehearsal = Rehearsal(of_targets(recorded.plans, sorted(sources), targets), targets, self._device)
         nbytes = sum(tensor.nbytes for name in names for tensor in load_format.tensors_of(modules[name]).values())
-        if rehearsal.nbytes(nbytes) > free_on(device) // 2:
-            self._leave(names, "too little memory is free")
+        if rehearsal.nbytes(nbytes) > free_on(self._device) // 2:
+            self._leave(names, TOO_LITTLE)
             return
         with ExitStack() as stack:
             tensors = {
@@ -124,23 +135,57 @@ class ModelRehearsal:
             except (Exception, SeenByPassesError) as error:
                 self._leave(names, f"{type(error).__name__}: {error}")
                 return
-        failed = {recorded.module_of[number] for number in rehearsal.differing}
-        self._failed.update(dict.fromkeys(sorted(failed), DIFFERS))
-        self._proved += [name for name in names if name not in failed]
-        self.waiting = [name for name in self.waiting if name not in names]
-        yield STEP
+            failed = {recorded.module_of[number] for number in rehearsal.differing}
+            self._failed.update(dict.fromkeys(sorted(failed), DIFFERS))
+            proved = [name for name in names if name not in failed]
+            self._proved += proved
+            self.waiting = [name for name in self.waiting if name not in names]
+            yield STEP
+            for name in proved:
+                self._process(name, tensors.pop(name))
+                yield STEP
+
+    def _process(self, name: str, loaded: load_format.Tensors) -> None:
+        """Find out what vLLM's processing does to a module, where nothing that is served is changed by that."""
+        check_awake("the engine")
+        served = self._target.model.get_submodule(name)
+        if 2 * memory_nbytes(served) > free_on(self._device) // 2:
+            self._unseen[TOO_LITTLE] += 1
+            return
+        try:
+            self._seen[name] = rehearse_processing(self._target, served, loaded)
+        except (Exception, SeenByPassesError) as error:
+            self._unseen[f"{type(error).__name__}: {error}"] += 1
 
     def tell(self) -> None:
-        """Have the recording know what was found out."""
-        self._recorded.learn(self._proved, self._failed)
+        """Have the recording know what was found out; where that is all, nothing is left to the first update."""
+        recorded = self._recorded
+        recorded.learn(self._proved, self._failed)
+        replayed = [name for name, mode in recorded.modes.items() if mode is not ApplyMode.LOADER]
+        if not all(name in self._seen for name in replayed):
+            return
+        if has_odd_attention_scales(self._target.model):
+            self._unseen[ODD_SCALES] += 1
+            return
+        recorded.settle({name: self._seen[name] for name in replayed}, {})
 
     def in_words(self) -> str:
         """What was found out, and what was not."""
-        told = f"rehearsed its replay: {len(self._proved)} modules are replayed as they are loaded"
+        told = [f"rehearsed its replay: {len(self._proved)} modules are replayed as they are loaded"]
         if self._failed:
-            told += f"; {len(self._failed)} are not, which the loader loads"
-        left = (f"; {count} x left to the first update: {reason}" for reason, count in self.left.most_common(3))
-        return told + "".join(left)
+            told.append(f"{len(self._failed)} are not, which the loader loads")
+        told += [f"{count} x left to the first update: {reason}" for reason, count in self.left.most_common(3)]
+        if self._recorded.verified:
+            why = self._recorded.why_not_staged
+            told += [
+                self._recorded.summary(),
+                f"the first update goes in place: {why}" if why else "the first update can be staged",
+            ]
+        told += [
+            f"{count} x its processing is left to the first update: {reason}"
+            for reason, count in self._unseen.most_common(3)
+        ]
+        return "; ".join(told)
 
     def _leave(self, names: Sequence[str], reason: str) -> None:
         """Leave modules to the first update."""

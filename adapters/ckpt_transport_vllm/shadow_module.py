@@ -30,19 +30,19 @@ class ShadowModule:
         self._served = served
         self.module = shadow = copy.copy(served)
         own: Any = shadow
-        own._parameters = {name: _beside(tensor, tensors.get(name)) for name, tensor in served._parameters.items()}
-        own._buffers = {name: _beside(tensor, tensors.get(name)) for name, tensor in served._buffers.items()}
+        own._parameters = {name: beside(tensor, tensors.get(name)) for name, tensor in served._parameters.items()}
+        own._buffers = {name: beside(tensor, tensors.get(name)) for name, tensor in served._buffers.items()}
         own._non_persistent_buffers_set = set(served._non_persistent_buffers_set)
         if getattr(served, "quant_method", None) is not None:
             own.quant_method = copy.copy(own.quant_method)
-        _remember_form(served, shadow)
+        remember_form(served, shadow)
 
     def exchange(self) -> None:
         """Exchange what both keep beside their tensors, as the functions that call kernels of CPUs."""
         attributes.exchange(self._served, self.module)
 
 
-def _beside(tensor: torch.Tensor | None, memory: torch.Tensor | None) -> torch.Tensor | None:
+def beside(tensor: torch.Tensor | None, memory: torch.Tensor | None) -> torch.Tensor | None:
     """A tensor of the same class and attributes in other memory."""
     if tensor is None or memory is None:
         return tensor
@@ -52,7 +52,7 @@ def _beside(tensor: torch.Tensor | None, memory: torch.Tensor | None) -> torch.T
     return torch.Tensor.requires_grad_(beside, False)
 
 
-def _remember_form(served: torch.nn.Module, shadow: torch.nn.Module) -> None:
+def remember_form(served: torch.nn.Module, shadow: torch.nn.Module) -> None:
     """Have vLLM know of the shadow what it knows of the module: the form that its loader knows."""
     from vllm.model_executor.model_loader.reload import layerwise
 

@@ -33,3 +33,4 @@ from ckpt_transport.replay.serving_recorder import SeenByPassesError as SeenByPa
 from ckpt_transport.replay.tensor_assembler import TensorAssembler as TensorAssembler
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot as TensorSnapshot
 from ckpt_transport.replay.tensor_snapshot import refuse_unwritable as refuse_unwritable
+from ckpt_transport.replay.writable_memory import WritesApart as WritesApart

@@ -36,8 +36,12 @@ class WritableMemory:
             SeenByPassesError: it may write to other memory.
         """
         for tensor in _may_be_written(func, args, kwargs):
-            if storage_key(tensor) not in self._tensors and not is_known(tensor):
+            if not self.holds(tensor) and not is_known(tensor):
                 raise SeenByPassesError(f"calls {func} on memory that may be the model's")
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies in it."""
+        return storage_key(tensor) in self._tensors
 
     def add_made(self, args: Any, kwargs: Any, result: Any) -> None:
         """Hear what an operation has returned. What it was given by none of its arguments is the loader's own."""
@@ -63,6 +67,10 @@ class WritesApart(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         """False: torch would import its compiler at the first operation, to say that this class is not compiled."""
         return False
+
+    def may_write(self, tensor: torch.Tensor) -> bool:
+        """Whether it lies in memory that may be written."""
+        return self._memory.holds(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}

@@ -34,17 +34,17 @@ EXPORTED = {
         rules
     """,
     "ckpt_transport.spi": """
-        ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors
-        Claims CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor
-        DistantMemory DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence
-        Fingerprint Fleet GpuAllocation Group Here HostRanges HttpEngine INDEX KnownShadowNeeds Landing Launch Lendable
-        LikenessRecorder LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint
-        MappedPages MemoryKind MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError
-        OneSidedEndpoint OtherProcess Owner OwnerKind PageRange PlacedTensor Poll Progress RdmaDevice Reach ReadSpan
-        Receipt RecordedLoader RecordedLoading Recording Rehearsal ReleaseRange Replay ReplayedTensors RollsBack
-        RunPlace RunTable Runs SHM ScatteredTensors SeenByPassesError Segment SegmentName ServedElements ShadowNeeds
-        Share Span StagedTensors StagingArea StagingPlace StridedBytes TensorAssembler TensorSnapshot TensorSpec
-        Traits Transfer Transport UNREADABLE Updates Watched WholeModule addresses_of align_up allocations_of any_port
+        ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors Claims
+        CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor DistantMemory
+        DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence Fingerprint Fleet
+        GpuAllocation Group Here HostRanges HttpEngine INDEX KnownShadowNeeds Landing Launch Lendable LikenessRecorder
+        LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint MappedPages MemoryKind
+        MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError OneSidedEndpoint
+        OtherProcess Owner OwnerKind PageRange PlacedTensor Poll Progress RdmaDevice Reach ReadSpan Receipt
+        RecordedLoader RecordedLoading Recording Rehearsal ReleaseRange Replay ReplayedTensors RollsBack RunPlace
+        RunTable Runs SHM ScatteredTensors SeenByPassesError Segment SegmentName ServedElements ShadowNeeds Share Span
+        StagedTensors StagingArea StagingPlace StridedBytes TensorAssembler TensorSnapshot TensorSpec Traits Transfer
+        Transport UNREADABLE Updates Watched WholeModule WritesApart addresses_of align_up allocations_of any_port
         by_loader_in_words check_readable client_of copy_bytes copy_each describe device_of digest_of_served drain
         dtypes expected_bandwidth fence fence_on find_allocations fingerprint free_on from_directory given_tensors
         has_copy_tables host_of inverted_copy is_dtensor is_loopback is_replayed_as_loaded lay_out layer_of

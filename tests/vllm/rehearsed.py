@@ -31,6 +31,7 @@ from tests.vllm.warmed import loader_calls
 
 MODULE = "tests.vllm.rehearsed"
 NORM = "model.norm"
+PROCESSED = "model.layers.0.self_attn.o_proj"
 RANKS = 2
 
 
@@ -106,12 +107,13 @@ def check(folder: Path) -> None:
     assert "found to be the same" in updated.bring_other()
     assert updated.given == everything
     print("every replay is compared: nothing is rehearsed", flush=True)
+    check_processing(updated)
     updated.renew()
     plant(updated, negates_what_is_not_zero)
     said = updated.warm_up()
-    assert said[-1].endswith("; 1 are not, which the loader loads"), said
+    assert "; 1 are not, which the loader loads;" in said[-1], said
     told = updated.update(updated.directories[0], updated.specs, BUCKET_BYTES)
-    assert "as it was rehearsed" in told, told
+    assert told.startswith("replayed in"), told
     assert "1 modules by the loader" in told, told
     assert updated.given == {f"{NORM}.weight"}
     recorded = updated.engine._loading.recorded
@@ -138,6 +140,80 @@ def plant(updated: Updated, load: Callable[[torch.Tensor, torch.Tensor], None]) 
     weight.weight_loader = load
 
 
+def check_processing(updated: Rehearsed) -> None:
+    """Plant processing that does what others could notice: it is stopped or noticed, and left to the first update."""
+    model = updated.engine._find_target().model
+    layer: Any = model.get_submodule(PROCESSED)
+    method, other = layer.quant_method, model.get_parameter("model.embed_tokens.weight")
+    kind, own, values = type(method), dict(vars(method)), other.clone()
+    for planted, why in PLANTED.items():
+        updated.renew()
+        method.shared, method.weight = {"seen": [1]}, other
+        method.__class__ = type("Planted", (kind,), {"process_weights_after_loading": after(kind, planted)})
+        if planted is processes_with_another:
+            method.another = model.get_submodule(NORM)
+        said = updated.warm_up()
+        assert f"1 x its processing is left to the first update: {why}" in said[-1], said
+        assert "can be staged" not in said[-1], said
+        assert method.shared == {"seen": [1]}
+        assert torch.equal(other, values)
+        method.__class__ = kind
+        vars(method).clear()
+        vars(method).update(own)
+        assert "as it was rehearsed" in updated.bring_other()
+        values = other.clone()
+    print("processing that changes what is shared: left to the first update", flush=True)
+
+
+def after(kind: Any, planted: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """The processing of a method, and what is planted behind it."""
+
+    def process(method: Any, layer: Any) -> None:
+        kind.process_weights_after_loading(method, layer)
+        planted(method, layer)
+
+    return process
+
+
+def changes_an_object(method: Any, layer: Any) -> None:
+    """Processing that changes what it may share."""
+    method.shared["seen"].append(2)
+
+
+def writes_elsewhere(method: Any, layer: Any) -> None:
+    """Processing that writes to another module's weight."""
+    method.weight.data.fill_(0)
+
+
+def writes_past_torch(method: Any, layer: Any) -> None:
+    """Processing that writes to another module's weight where torch does not see it."""
+    method.weight.detach().view(torch.int16).numpy()[:] = 0
+
+
+def moves_a_weight(method: Any, layer: Any) -> None:
+    """Processing that gives another module's weight other memory."""
+    method.weight.data = method.weight.data.clone()
+
+
+def meets_others(method: Any, layer: Any) -> None:
+    """Processing in which ranks wait for each other."""
+    torch.distributed.all_reduce(torch.zeros(1))
+
+
+def processes_with_another(method: Any, layer: Any) -> None:
+    """Processing of a method that refers to another module."""
+
+
+PLANTED: dict[Callable[[Any, Any], None], str] = {
+    changes_an_object: "SharedChangeError: its processing changes it.quant_method.shared['seen'].1",
+    writes_elsewhere: "SeenByPassesError: calls aten.fill_.Scalar on memory that may be the model's",
+    writes_past_torch: "SeenByPassesError: calls numpy on memory that may be the model's",
+    moves_a_weight: "SeenByPassesError: calls __set__ on memory that may be the model's",
+    meets_others: "SeenByPassesError: calls c10d.allreduce_.default, for which ranks wait for each other",
+    processes_with_another: "NotDetachableError: it.quant_method.another is a module that is elsewhere in the model",
+}
+
+
 class Ranks(Engine):
     """A vLLM of several ranks."""
 
@@ -158,7 +234,7 @@ def check_ranks(folder: Path, family: str) -> None:
     with Source({"transport": "gloo"}, directories, *sinks) as source:
         told = [*source.update("v1"), *source.update("v2")]
     assert len(told) == 2 * RANKS
-    assert all("as it was rehearsed" in each for each in told[:RANKS]), told
+    assert all(each.startswith("replayed in") for each in told), told
     found = engine.answers()
     assert found == second
     print(f"{family}: {RANKS} ranks: {told[0]}", flush=True)

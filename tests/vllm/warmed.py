@@ -1,4 +1,4 @@
-"""A vLLM in this process records its loader while it serves, and finds what it finds while it stands still.
+"""A vLLM in this process finds out while it serves what its first update would find out while it stands still.
 
 Usage: ``python -m tests.vllm.warmed [--family NAME ...]``.
 """
@@ -14,13 +14,16 @@ from typing import Annotated, Any
 import pytest
 import typer
 
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.recorded_model import RecordedModel
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
 from tests.vllm.forked import output_of
-from tests.vllm.in_process import reference, reference_of, warm_up
+from tests.vllm.in_process import Answers, reference, reference_of, warm_up
 from tests.vllm.recorded import BUCKET_BYTES, Updated, _compare, specs_of
+from tests.vllm.source import Source
 
 MODULE = "tests.vllm.warmed"
 
@@ -46,23 +49,60 @@ def check(folder: Path, family: str) -> None:
     assert recorded_ahead == "recorded the loader", steps
     assert set(silent) == {""}, steps
     assert rehearsed.startswith("rehearsed its replay: "), rehearsed
-    assert rehearsed.endswith(" as they are loaded"), rehearsed
+    assert "left to the first update" not in rehearsed, rehearsed
     warmed = updated.engine._loading.recorded
     assert warmed is not None
     still = record(updated.engine._find_target(), specs)
-    assert (warmed.layout, warmed.modes) == (still.layout, still.modes)
+    assert (warmed.layout, warmed.modes.keys()) == (still.layout, still.modes.keys())
     _compare(updated.served.answers(), first)
     loads = loader_calls(updated)
-    told = updated.update(folder / f"{family}-2", specs, BUCKET_BYTES)
+    how = first_update(updated, folder / f"{family}-2", specs, (first, second))
     assert not recordings
     assert not loads
-    assert "as it was rehearsed" in told, told
-    _compare(updated.served.answers(), second)
+    assert how == ("staged" if "can be staged" in rehearsed else "in place"), rehearsed
     told = updated.update(folder / f"{family}-1", specs, BUCKET_BYTES)
     assert told.startswith("replayed in"), told
     _compare(updated.served.answers(), first)
-    warm_by_call(updated)
-    print(f"{family}: recorded while it served, {told}", flush=True)
+    found = found_out(warmed)
+    updated.engine._loading.abandon()
+    assert "found to be the same" in updated.update(folder / f"{family}-2", specs, BUCKET_BYTES)
+    compared = updated.engine._loading.recorded
+    assert compared is not None
+    assert found == found_out(compared)
+    _compare(updated.served.answers(), second)
+    warm_by_call(updated, folder, family, how.replace(" ", "_"))
+    _compare(updated.served.answers(), first)
+    print(f"{family}: recorded while it served, first update {how}, {told}", flush=True)
+
+
+def first_update(updated: Updated, directory: Path, specs: list[TensorSpec], answers: tuple[Answers, Answers]) -> str:
+    """Bring the first version beside what is served, where that can be done, else in place; says which."""
+    processed = list[Any]()
+    process = load_format.process
+
+    def noted(*arguments: Any) -> None:
+        processed.append(arguments)
+        process(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_format, "process", noted)
+        if updated.stage(directory, specs, BUCKET_BYTES):
+            told = updated.update(directory, specs, BUCKET_BYTES)
+            assert told.startswith("replayed in"), told
+        else:
+            assert processed
+            processed.clear()
+            _compare(updated.served.answers(), answers[0])
+            updated.exchange()
+            assert not processed
+    _compare(updated.served.answers(), answers[1])
+    return "in place" if processed else "staged"
+
+
+def found_out(recorded: RecordedModel) -> Any:
+    """How each module is loaded, and why."""
+    assert recorded.verified
+    return recorded.modes, recorded.reasons, recorded.unexchangeable
 
 
 def loader_calls(updated: Updated) -> list[Any]:
@@ -78,13 +118,16 @@ def loader_calls(updated: Updated) -> list[Any]:
     return calls
 
 
-def warm_by_call(updated: Updated) -> None:
-    """As an operator has it done, through the worker extension."""
+def warm_by_call(updated: Updated, folder: Path, family: str, commit: str) -> None:
+    """As an operator has it done, through the worker extension; the update is refused unless it commits so."""
     call = updated.served.llm.collective_rpc
     (answer,) = call("ckpt_transport_warm_up")
     assert "call ckpt_transport_attach before" in answer["error"]
     sink = updated.served.sink()
     warm_up(updated.served.llm, [sink])
+    with Source({"transport": "shm", "commit": commit}, {"v1": folder / f"{family}-1"}, sink) as source:
+        (told,) = source.update("v1")
+    assert told.startswith("replayed in"), told
     call("ckpt_transport_detach")
 
 
