@@ -62,6 +62,10 @@ class CopyTable:
         """Cut the copies now as so many sources need it that begin at whole words, as most memory does."""
         self._tiles_for(bytes(sources), targets.phases)
 
+    def prepare(self, sources: Addresses, targets: Addresses) -> None:
+        """Do what :meth:`copy` or :meth:`exchange` would do the first time besides launching."""
+        self._tiles_for(sources.phases, targets.phases)
+
     def copy(self, sources: Addresses, targets: Addresses) -> None:
         """Enqueue all copies, on the current stream of the device. No target may overlap another, nor a source."""
         self._launch(False, sources, targets)

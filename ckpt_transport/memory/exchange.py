@@ -86,6 +86,7 @@ def exchange_by_table(device: torch.device, pairs: Sequence[Pair]) -> Callable[[
     run = np.array([one.numel() for one, _ in pairs], np.int64)
     table = CopyTable(device, StridedBytes.contiguous(numbers, numbers, start, start, run))
     ones, others = (Addresses(device, [each.data_ptr() for each in side]) for side in zip(*pairs, strict=True))
+    table.prepare(ones, others)
     return lambda: table.exchange(ones, others)
 
 

@@ -19,9 +19,11 @@ from ckpt_transport.memory import (
     MemoryRun,
     Segment,
     StridedBytes,
+    copy_table,
     reads_in_place,
 )
 from ckpt_transport.memory.copy_table import _launch_of
+from ckpt_transport.memory.exchange import ByteExchange
 from ckpt_transport.memory.launch import has_kernels
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import specs_of
@@ -115,6 +117,16 @@ def test_given_two_sides_then_they_are_exchanged_in_place() -> None:
     before = one.clone(), other.clone()
     table = table_of([one], [other])
     table.exchange(at(one), at(other))
+    assert torch.equal(one, before[1])
+    assert torch.equal(other, before[0])
+
+
+def test_given_tensors_to_exchange_then_all_but_the_launch_is_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = some(1_000_003), some(1_000_003)
+    before = one.clone(), other.clone()
+    exchange = ByteExchange([(one, other)])
+    monkeypatch.delattr(copy_table, "tiles")
+    exchange.run()
     assert torch.equal(one, before[1])
     assert torch.equal(other, before[0])
 
