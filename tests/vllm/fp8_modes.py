@@ -274,7 +274,7 @@ def check(case: Case, transport: str) -> str:
             source.fail_half_way("v2")
             assert any(ask_version(sink).tainted for sink in sinks)
             bring("v2", second)
-    assert case.warmed is all("as it was rehearsed" in each for each in told[: case.ranks]), told[: case.ranks]
+    assert case.warmed is not any("loaded by the loader" in each for each in told[: case.ranks]), told[: case.ranks]
     updates = len(told) // case.ranks
     replayed = sum(each.startswith("replayed in") for each in told) // case.ranks
     compared = f"{len(second.checksums[0])} checksums, {len(pointers)} addresses"
