@@ -47,7 +47,7 @@ def rehearse_processing(
         for name, tensor in staged.items():
             if name in loaded:
                 tensor.detach().copy_(loaded[name].detach())
-        alone = _Alone([*own, *detached.tensors()])
+        alone = _Alone([each.detach() for each in (*own, *detached.tensors())])
         with alone, _SeenCalls(alone):
             found = Processing.of(target, detached.module)
     if changed := detached.changed():
