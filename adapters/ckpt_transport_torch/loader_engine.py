@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import torch
 
@@ -71,6 +71,9 @@ class LoaderEngine(ModuleEngine):
 
     def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
         self._loading.prepare(specs, share)
+
+    def foresee(self, buckets: Iterable[LoadedBucket]) -> None:
+        self._loading.foresee(buckets)
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -117,6 +117,9 @@ class VllmEngine(Engine):
 
     def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
         self._loading.prepare(specs, share)
+
+    def foresee(self, buckets: Iterable[LoadedBucket]) -> None:
+        self._loading.foresee(buckets)
 
     def can_stage(self, budget: int) -> str:
         reason = self._loading.can_stage(budget)

@@ -9,6 +9,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
@@ -19,7 +20,7 @@ from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Landing
 from ckpt_transport.planning import Share, TensorSpec, digest_of
-from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans
+from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans, UnknownTensorError
 from ckpt_transport.replay.divided_layout import DividedLayout
 from ckpt_transport.replay.exclude_unsupported import exclude_unsupported
 from ckpt_transport.replay.layout import Layout, Owner
@@ -244,6 +245,18 @@ class RecordedLoading(ABC, Generic[Recorded]):
             share: the bytes of them that come; None for all.
         """
         self._specs, self._coming = tuple(specs), share
+
+    def foresee(self, buckets: Iterable[LoadedBucket]) -> None:
+        """Hear which buckets come, after :meth:`prepare`. Where its loader is replayed, find out how each is copied.
+
+        What it does not know, :meth:`load` finds.
+        """
+        recorded = self.recorded
+        if recorded is None or recorded.refusal:
+            return
+        with suppress(UnknownTensorError):
+            for bucket in buckets:
+                recorded.plans.of(bucket)
 
     def start(self) -> None:
         """Record the loader where that is still to be done, and get ready to load. Does nothing when that was done.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
 
 from ckpt_transport import Config, LoadedBucket, ParameterServer, Sink
 from ckpt_transport.memory import starts_of
+from ckpt_transport.replay import BucketCopyPlan, BucketCopyPlans
 from ckpt_transport_torch.engine import TorchEngine
+from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.patience import PATIENT
+from tests.unit.torch_modules import holds, looks_up, net, version
 
 
 class Foresees(TorchEngine):
@@ -62,3 +66,43 @@ def test_given_an_update_then_its_buckets_are_known_before_they_come(transport: 
             assert engine.came
             assert engine.came == engine.foreseen
             assert all(bool((each == value).all()) for each in module.parameters())
+
+
+class ForeseesByLoader(LoaderEngine):
+    """Notes whether passes are held."""
+
+    held = False
+
+    def hold(self) -> int:
+        self.held = True
+        return super().hold()
+
+    def resume(self) -> float:
+        self.held = False
+        return super().resume()
+
+
+def test_given_a_loader_then_what_is_copied_of_its_buckets_is_found_out_before_passes_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given the first update, before which the loader is recorded, and one whose buckets are cut in another way."""
+    module = net()
+    engine = ForeseesByLoader(module, looks_up(module))
+    found: list[bool] = []
+    plan_of = BucketCopyPlans._plan
+
+    def noted(self: BucketCopyPlans, *bucket: Any) -> BucketCopyPlan:
+        found.append(engine.held)
+        return plan_of(self, *bucket)
+
+    monkeypatch.setattr(BucketCopyPlans, "_plan", noted)
+    with closing(Sink(engine, config=Config.load(**PATIENT))) as sink:
+        sink.start()
+        for value, bucket_bytes in ((1, 1 << 20), (2, 2000)):
+            config = Config.load(transport="gloo", commit="in_place", bucket_bytes=bucket_bytes, **PATIENT)
+            with ParameterServer(config) as server:
+                server.register("v", tensors=version(module, value))
+                server.update("v", [sink.address])
+            assert holds(module, version(module, value))
+    assert len(found) > 1
+    assert not any(found)
