@@ -28,6 +28,7 @@ class Timed:
         phases: what the report says took how long.
         predicted: how long ``run`` was expected to take.
         ways: of the routes, which transport each had.
+        in_place: why the version was not staged; empty where it was, or was not to be.
     """
 
     wall: float
@@ -35,6 +36,7 @@ class Timed:
     phases: dict[str, float]
     predicted: float
     ways: tuple[str, ...]
+    in_place: str = ""
 
     @property
     def said(self) -> str:
@@ -160,7 +162,9 @@ def timed_of(wall: float, report: Report | None) -> Timed | None:
     if report is None:
         return None
     ways = tuple(route.transport for route in report.plan.routes)
-    return Timed(wall, max(report.paused.values(), default=0), dict(report.phases), report.predicted, ways)
+    return Timed(
+        wall, max(report.paused.values(), default=0), dict(report.phases), report.predicted, ways, report.in_place
+    )
 
 
 def between(source: torch.device, target: torch.device, nbytes: int) -> float:

@@ -188,7 +188,8 @@ def _bring(
 
     have(1)
     warmed: Timed = ask_all(trainers, "warm_up", addresses, situation.lent)[0]
-    console.print(f"  the trainer has warmed up with the engine: {milliseconds(warmed.wall)} ({warmed.said})")
+    how = warmed.in_place or "staged"
+    console.print(f"  the trainer has warmed up with the engine: {milliseconds(warmed.wall)} ({warmed.said}); {how}")
     first = update()
     replayed = engine.call(sums)
     have(2)

@@ -119,7 +119,7 @@ class Listener(Served):
         """
 
     def _dismissed(self, follower: Follower) -> None:
-        """A warm-up has ended: what is served goes on being served.
+        """The update has ended and changed nothing: what is served goes on being served.
 
         Raises: why that is not so.
         """

@@ -357,9 +357,8 @@ class Coordinator:
         interrupt = self._steps.decide(self._config.join_timeout) if self._steps.staged else None
         later = members.tell_surely(m.Commit(self._update), members.held_first)
         interrupt = members.hear_each(members.has_ended, members.others, self._config.join_timeout, interrupt or later)
-        for address, join in zip(members.addresses, members.joins, strict=True):
-            if address in members.committed:
-                self._welcomes.remember(join.invited, members.committed[address].welcome)
+        for invited, welcome in members.welcomes(members.committed):
+            self._welcomes.remember(invited, welcome)
         return Outcome(members, version), interrupt
 
     def _roll_back(self, cause: BaseException) -> tuple[CkptTransportError, BaseException | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar, cast
 
@@ -74,7 +74,7 @@ class Membership:
         self.left: dict[str, str] = {}
         self.aborted: dict[str, m.Aborted] = {}
         self.committed: dict[str, m.Committed] = {}
-        self.dismissed: set[str] = set()
+        self.dismissed: dict[str, m.Dismissed] = {}
         self.stopped: dict[str, m.Stopped] = {}
         self.round, self.trace = 0, ""
         self.reached: Sequence[str] = ()
@@ -335,7 +335,7 @@ class Membership:
                     if (rank := self._ranks.get(sender)) is not None:
                         self._answers.setdefault(type(message), {})[rank] = message
                         if isinstance(message, m.Dismissed):
-                            self.dismissed.add(sender)
+                            self.dismissed[sender] = message
             received = self._mailbox.receive(0)
 
     def _has_said(self, sender: str, aborted: m.Aborted) -> bool:
@@ -358,6 +358,12 @@ class Membership:
         """Whether it has said how the update ended for it."""
         address = self.addresses[rank]
         return address in self.committed or address in self.aborted or address in self.dismissed
+
+    def welcomes(self, ended: Mapping[str, m.Committed | m.Dismissed]) -> Iterator[tuple[str, str]]:
+        """Where each of those was invited that have ended well, by address, and its welcome."""
+        for address, join in zip(self.addresses, self.joins, strict=True):
+            if address in ended:
+                yield join.invited, ended[address].welcome
 
     def rebuilt(self, failed: m.Failed, sender: str) -> CkptTransportError:
         """The error a participant reported, of its own class where that is one of ours."""

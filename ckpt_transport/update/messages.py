@@ -215,7 +215,7 @@ class Dismissed(Reply, frozen=True):
 
 
 class Dismiss(Order[Dismissed], frozen=True):
-    """The update was led to get ready for the next one. Nothing has changed: leave it, and keep what was found out."""
+    """The update has got all ready for the next one, and changed nothing: leave it, and keep what was found out."""
 
 
 class Stopped(Reply, frozen=True):

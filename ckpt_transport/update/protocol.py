@@ -25,7 +25,8 @@ asks the others; see :mod:`ckpt_transport.update.settlement`.
 Where the caller chooses the moment of the commit, Keep follows Run: members wait for longer then.
 
 A warm-up is an update that ends before anything is held. Dismiss comes after Run where the version is staged, and else
-when all are connected. Members keep routes, plan and staging area as after Commit, and serve what they did.
+when all are connected. Members keep routes, plan and staging area as after Commit, and serve what they did. A staged
+version that is dropped while it waits ends so, too, where there is one source rank.
 
 A rollback is a staged update that brings nothing, because the version before is still staged: Restore comes in place of
 Propose, and Hold follows it.

@@ -14,6 +14,7 @@ from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
+from ckpt_transport.update.shielded import shielded
 
 
 class StagingCoordinator(Coordinator):
@@ -21,6 +22,8 @@ class StagingCoordinator(Coordinator):
 
     _brought: tuple[Plan, Sequence[StageEvent]]
     _commit_before: float
+    _waits = False
+    """Whether every sink has staged the version, and nothing was asked of it since."""
 
     def stage(self, myself: m.Join, invitees: Invitees, progress: Progress | None = None) -> None:
         """Bring the version beside what is served, with its digests compared. No forward pass is held.
@@ -36,6 +39,7 @@ class StagingCoordinator(Coordinator):
         self._brought = made, self._run(made, progress)
         self._commit_before = time.monotonic() + self._config.commit_timeout
         self._steps.keep(self._config.commit_timeout + self._config.update_timeout)
+        self._waits = True
 
     def commit(self, before_hold: Callable[[], None] | None = None) -> Report:
         """Have every sink serve what it has staged.
@@ -53,7 +57,7 @@ class StagingCoordinator(Coordinator):
 
     def _apply_in_time(self, before_hold: Callable[[], None]) -> None:
         """Nothing is held before all have said once more that they wait."""
-        now = time.monotonic()
+        now, self._waits = time.monotonic(), False
         self._members.go_on_until(now + self._config.update_timeout)
         if now > self._commit_before:
             raise TransferTimeout(
@@ -68,9 +72,24 @@ class StagingCoordinator(Coordinator):
         if self._rolls_back or self._members.turn.decided:
             return
         with contextlib.suppress(CkptTransportError):
-            _, interrupt = self._roll_back(cause)
+            interrupt = self._dismiss(cause)
+            if not self._rolls_back:
+                interrupt = self._roll_back(cause)[1] or interrupt
             if interrupt is not None:
                 raise interrupt
+
+    def _dismiss(self, cause: CkptTransportError) -> BaseException | None:
+        """Have all keep what they have found out, where all wait and none must hear why, as other source ranks must."""
+        if self._members.fellows or not self._waits:
+            return None
+        timeout = self._config.heartbeat_timeout
+        (left, inside), outside = shielded(lambda: self._steps.dismiss_surely(timeout), self._members.hurry)
+        self._rolls_back = left
+        if left:
+            for invited, welcome in self._members.welcomes(self._members.dismissed):
+                self._welcomes.remember(invited, welcome)
+            self._tell_failed(cause, cause)
+        return outside or inside
 
     @property
     def _wants_staged(self) -> bool:

@@ -201,11 +201,21 @@ class Leading:
         """Have everybody wait for the commit, for so long at most."""
         self._members.ask(m.Keep(self._update, seconds=seconds), self._members.others)()
 
-    def dismiss(self) -> dict[int, str]:
-        """Have everybody leave the update and keep what was found out; the welcome of each, by rank."""
+    def dismiss(self) -> None:
+        """Have everybody leave the update and keep what was found out."""
         dismissed = self._members.ask(m.Dismiss(self._update), self._members.others)
         self._local.dismiss()
-        return {rank: answer.welcome for rank, answer in dismissed().items()}
+        dismissed()
+
+    def dismiss_surely(self, timeout: float) -> tuple[bool, BaseException | None]:
+        """The same where all wait, and the turn may be over; whether all have left, and an interrupt that came."""
+        members = self._members
+        interrupt = members.tell_surely(m.Dismiss(self._update), members.others)
+        interrupt = members.hear_each(members.has_ended, members.others, timeout, interrupt)
+        if not all(members.addresses[rank] in members.dismissed for rank in members.others):
+            return False, interrupt
+        self._local.dismiss()
+        return True, interrupt
 
     def apply(self) -> None:
         """Have every sink exchange what it has staged and what it serves. Whatever fails is taken back everywhere."""

@@ -40,8 +40,9 @@ class WarmUpCoordinator(Coordinator):
         made = self._plan()
         events: Sequence[StageEvent] = self._run(made, progress) if self._steps.staged else ()
         self._clock.enter("dismiss")
-        for rank, welcome in self._steps.dismiss().items():
-            self._welcomes.remember(self._members.joins[rank].invited, welcome)
+        self._steps.dismiss()
+        for invited, welcome in self._members.welcomes(self._members.dismissed):
+            self._welcomes.remember(invited, welcome)
         self._clock.enter("end")
         report = self._report(made, events, {}, ())
         tell_ended(self._update, self.kind, "dismissed", report, self._config.history)

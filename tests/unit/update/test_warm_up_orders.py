@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, Report, Sink
-from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport.errors import SupersededError, UpdateAbortedError
 from ckpt_transport.planning import plan
 from ckpt_transport.replay.record import record
 from ckpt_transport.update import messages as m
@@ -192,6 +192,27 @@ def test_given_a_trainer_that_has_warmed_up_when_another_comes_then_each_brings_
     one.close()
     other.update("v2", [sink.address])
     assert (sink.version, holds(module, 2)) == ("v2", True)
+
+
+def test_given_a_staged_version_that_is_dropped_then_the_next_update_plans_and_connects_nothing(
+    stack: ExitStack, said: dict[str, list[str]]
+) -> None:
+    (sink, module), server = sink_for(stack), server_for(stack)
+    for seed in (1, 2):
+        server.register(f"v{seed}", tensors=weights(seed, layers=LAYERS, width=WIDTH))
+    server.stage("v1", [sink.address]).drop()
+    assert (sink.version, holds(module, 0)) == ("v0", True)
+    assert said[sink.address][-3:] == ["Run", "Keep", "Dismiss"]
+    said[sink.address].clear()
+    server.update("v1", [sink.address])
+    assert said == {"plans": ["made"], sink.address: STAGED}
+    staged = server.stage("v2", [sink.address])
+    said[sink.address].clear()
+    server.update("v1", [sink.address], supersede=True)
+    assert said == {"plans": ["made"], sink.address: ["Dismiss", *STAGED]}
+    with pytest.raises(SupersededError):
+        staged.commit()
+    assert holds(module, 1)
 
 
 def test_given_updates_that_may_be_staged_or_not_then_a_warm_up_stages_and_the_first_update_is_as_it_would_be(
