@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -12,6 +13,7 @@ import torch
 
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import ByteViews, gathered
+from ckpt_transport.memory.host_copies import move_each
 
 SAMPLES = 32
 SAMPLE_BYTES = 256
@@ -75,7 +77,7 @@ class Watched:
         self,
         watching: Watching,
         tensors: Sequence[torch.Tensor],
-        raw: Sequence[torch.Tensor],
+        memory: ByteViews,
         addresses_now: Callable[[], list[int]],
         addresses: list[int],
     ) -> None:
@@ -84,7 +86,11 @@ class Watched:
         every = len(watching.counted) == len(names)
         self._counting = tensors if every else [tensors[number] for number in watching.counted]
         self._counted_names = names if every else [names[number] for number in watching.counted]
-        self._middles = {names[number]: _middle(raw[number]) for number in watching.sampled}
+        on_host = [number for number in watching.sampled if tensors[number].is_cpu]
+        elsewhere = watching.sampled if not on_host else [each for each in watching.sampled if not tensors[each].is_cpu]
+        self._middles = {names[number]: _middle(memory[number]) for number in elsewhere}
+        self._on_host = HostMiddles([memory.place(number) for number in on_host])
+        self._sampled_names = [names[number] for number in (*on_host, *elsewhere)]
         self._addresses, self._counts, self._samples = addresses, self._counts_now(), self._samples_now()
 
     def check(self) -> None:
@@ -94,14 +100,13 @@ class Watched:
         """
         _compare(self.watching.names, self._addresses, self._addresses_now())
         _compare(self._counted_names, self._counts, self._counts_now())
-        _compare(tuple(self._middles), self._samples, self._samples_now())
+        _compare(self._sampled_names, self._samples, self._samples_now())
 
     def _counts_now(self) -> list[int]:
         return list(map(_writes, self._counting))
 
     def _samples_now(self) -> list[bytes]:
-        """All of a device at once, and on the host copied by torch: memory that NumPy has seen cannot be freed by its
-        owner any more."""
+        """Those of the host, and behind them all of each device at once."""
         by_device: defaultdict[torch.device, list[int]] = defaultdict(list)
         middles = tuple(self._middles.values())
         for number, middle in enumerate(middles):
@@ -113,12 +118,41 @@ class Watched:
             raw = gathered(some, device).numpy().tobytes()
             for number, end in zip(numbers, ends, strict=True):
                 samples[number] = raw[end - middles[number].numel() : end]
-        return samples
+        return [*self._on_host.now(), *samples]
+
+
+class HostMiddles:
+    """Some bytes from the middle of tensors on the host, which are read where they lie: no view of them is made.
+
+    Memory that NumPy has seen could not be freed by its owner any more.
+
+    Args:
+        places: address and bytes of each tensor. Whoever calls has looked that it is there.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, int]]) -> None:
+        self._sizes = [min(nbytes, SAMPLE_BYTES) for _, nbytes in places]
+        self._starts = [address + _offset(nbytes) for address, nbytes in places]
+        self._read = bytearray(SAMPLE_BYTES * len(places))
+
+    def now(self) -> list[bytes]:
+        """These bytes, of each."""
+        if not self._sizes:
+            return []
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(self._read))
+        steps = range(0, len(self._read), SAMPLE_BYTES)
+        move_each(range(begin, begin + len(self._read), SAMPLE_BYTES), self._starts, self._sizes)
+        return [bytes(self._read[at : at + nbytes]) for at, nbytes in zip(steps, self._sizes, strict=True)]
+
+
+def _offset(nbytes: int) -> int:
+    """Where the middle of so many bytes begins."""
+    return max(nbytes - SAMPLE_BYTES, 0) // 2
 
 
 def _middle(raw: torch.Tensor) -> torch.Tensor:
     """Some bytes from the middle of a tensor, as a view."""
-    start = max(raw.numel() - SAMPLE_BYTES, 0) // 2
+    start = _offset(raw.numel())
     return raw[start : start + SAMPLE_BYTES]
 
 

@@ -67,6 +67,10 @@ class ByteViews(Sequence[torch.Tensor]):
         start = self._addresses[number] - begin
         return 0 <= start <= self._memories[number].nbytes() - self._sizes[number]
 
+    def place(self, number: int) -> tuple[int, int]:
+        """The address and the bytes of one, of which nobody makes a view."""
+        return self._addresses[number], self._sizes[number]
+
     def __len__(self) -> int:
         return len(self._memories)
 
