@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from ckpt_transport.config import Config
@@ -72,6 +72,9 @@ def check(config: Config) -> None:
 
 def uses_devices(config: Config) -> bool:
     """Whether a transport that moves GPU memory may be chosen."""
-    installed = frozenset(registry.names())
-    known: Sequence[str] = [name for name in wanted(config) if name in installed]
-    return any(registry.seen(name).ok and registry.load(name).traits.on_device for name in known)
+    return any_on_devices(states_of(wanted(config)))
+
+
+def any_on_devices(seen: Mapping[str, Availability]) -> bool:
+    """Whether one of these transports moves GPU memory, and can run."""
+    return any(state.ok and registry.load(name).traits.on_device for name, state in seen.items())

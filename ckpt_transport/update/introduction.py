@@ -27,7 +27,7 @@ from ckpt_transport.memory import (
 from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, StagingPlace, Topology
 from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
-from ckpt_transport.update.available import uses_devices
+from ckpt_transport.update.available import any_on_devices
 from ckpt_transport.update.bandwidths import bandwidths
 from ckpt_transport.update.held_manifests import ManifestEncoder, ManifestReader
 from ckpt_transport.update.held_shares import ShareEncoder, ShareReader
@@ -109,7 +109,7 @@ class Introducer:
             rank=rank,
             manifest=manifest,
             asked=dict(asked),
-            devices=visible_devices() if uses_devices(self.config) else (),
+            devices=visible_devices() if any_on_devices(states) else (),
             **self._link(states),
         )
 
