@@ -47,18 +47,19 @@ class Caller:
     def _say(self, version: str, token: str) -> None:
         for address, nonce in self._called.items():
             assert self._mailbox is not None, "somebody was called"
-            self._mailbox.send(address, m.Summons(nonce=nonce, version=version, token=token))
+            call = m.Summons(nonce=nonce, version=version, address=self._mailbox.address, token=token)
+            self._mailbox.send(address, call)
 
 
 class Called:
     """Hears calls, as a rank above 0."""
 
     def __init__(self) -> None:
-        self._leader = self._nonce = ""
+        self._nonce = ""
 
-    def took_part(self, leader: str, nonce: str) -> None:
-        """An update has ended well which ``leader`` has led, to whom this rank has said that nonce."""
-        self._leader, self._nonce = leader, nonce
+    def took_part(self, nonce: str) -> None:
+        """An update has ended well; this rank has said that nonce to rank 0, and to nobody else."""
+        self._nonce = nonce
 
     def find(self, version: str, meeting: Rendezvous, mailbox: Mailbox | None, given_up: Collection[str]) -> str:
         """Wait until rank 0 leads an update to ``version``; the coordinator's address.
@@ -71,20 +72,25 @@ class Called:
 
         Raises: as :meth:`Rendezvous.find`.
         """
-        leader, self._leader = self._leader, ""
+        nonce, self._nonce = self._nonce, ""
         if mailbox is None:
             return meeting.find(version, given_up)
-        if leader and meeting.needs_calls and not given_up and (call := self._heard(mailbox, version)) is not None:
+        if (
+            nonce
+            and meeting.needs_calls
+            and not given_up
+            and (call := self._heard(mailbox, version, nonce)) is not None
+        ):
             meeting.was_called(version, call.token)
-            return leader
+            return call.address
         return meeting.find(version, given_up, _hearing(mailbox))
 
-    def _heard(self, mailbox: Mailbox, version: str) -> m.Summons | None:
-        """Wait until the leader calls for a version; None where this rank has to look."""
+    def _heard(self, mailbox: Mailbox, version: str, nonce: str) -> m.Summons | None:
+        """Wait until rank 0 calls for a version; None where this rank has to look."""
         deadline = time.monotonic() + WAIT_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             calls = [call for call in mailbox.receive_all(m.Summons) if isinstance(call, m.Summons)]
-            if own := [call for call in calls if compare_digest(call.nonce.encode(), self._nonce.encode())]:
+            if own := [call for call in calls if compare_digest(call.nonce.encode(), nonce.encode())]:
                 return own[-1] if own[-1].version == version else None
             mailbox.pump(left)
         return None

@@ -229,7 +229,7 @@ class SourceRank:
             member = self._member(version, versions, holds, options)
             with self._watch.over(member):
                 member.commit()
-            self._called.took_part(member.coordinator, member.nonce)
+            self._called.took_part(member.nonce)
             return member.update
 
     def follow_staging(

@@ -282,10 +282,12 @@ class Summons(FromCoordinator, frozen=True):
 
     Attributes:
         version: that it brings; empty where there is none any more.
+        address: of the coordinator.
         token: of what is said of that update where ranks look for it.
     """
 
     version: str = ""
+    address: str = ""
     token: str = ""
 
 

@@ -50,7 +50,6 @@ class FollowingSource:
         timeout: seconds after which the update is given up.
 
     Attributes:
-        coordinator: its address.
         committed: the update has ended well.
         joined: the coordinator may have heard of this rank.
         looked: told whenever this rank's thread looks around.
@@ -66,7 +65,7 @@ class FollowingSource:
         offer: Callable[[str, ServedShares], Offer],
         timeout: float,
     ) -> None:
-        self._mailbox, self._table, self._plans, self.coordinator = mailbox, table, plans, coordinator
+        self._mailbox, self._table, self._plans, self._coordinator = mailbox, table, plans, coordinator
         self._offer, self._timeout, self._deadline = offer, timeout, time.monotonic() + timeout
         self._join, self._participant = self._prepared(first)
         self._follower: Follower | None = None
@@ -99,7 +98,7 @@ class FollowingSource:
 
     def _come(self) -> None:
         """Join; later again, ever less often: an interrupt may have taken it from a coordinator that was reading."""
-        self._mailbox.send(self.coordinator, self._join)
+        self._mailbox.send(self._coordinator, self._join)
         self._again_at = time.monotonic() + self._silence
         self._silence *= 2
 
@@ -143,7 +142,7 @@ class FollowingSource:
     def _join_anew(self, base_update: str, served: ServedShares = EVERYTHING, number: int = 0) -> None:
         self._follower = None
         self._join, self._participant = self._prepared(self._offer(base_update, served), number)
-        self._mailbox.send(self.coordinator, self._join)
+        self._mailbox.send(self._coordinator, self._join)
 
     def leave(self, reason: BaseException) -> None:
         """Tell the coordinator that this rank does not go on, and why; where it has not ended or left already."""
@@ -156,18 +155,18 @@ class FollowingSource:
         follower = self._follower
         update, why = "" if follower is None else follower.update, reason_of(reason)
         if not self._surely:  # who has not come cannot leave
-            self._mailbox.send(self.coordinator, self._join)
+            self._mailbox.send(self._coordinator, self._join)
         if not isinstance(reason, UpdateAbortedError):
-            self._mailbox.send(self.coordinator, m.Failed(update, type(reason).__name__, why))
+            self._mailbox.send(self._coordinator, m.Failed(update, type(reason).__name__, why))
         self._table.abort(reason)
         nonce = "" if update else self._join.nonce
-        self._mailbox.send(self.coordinator, m.Aborted(update, tainted=False, reason=why, nonce=nonce))
+        self._mailbox.send(self._coordinator, m.Aborted(update, tainted=False, reason=why, nonce=nonce))
 
     def _next(self) -> m.AnyOrder | None:
         """Follow one order, if one comes soon."""
         self.looked()
         if self._follower is not None:
-            self._mailbox.check_alive([self.coordinator])
+            self._mailbox.check_alive([self._coordinator])
         elif time.monotonic() > self._again_at:
             self._come()
         if self._follower is None:
@@ -187,7 +186,7 @@ class FollowingSource:
             raise _ended_by(order)
         answer = self._follower.answer(order, self._watch)
         if answer is not None:
-            self._mailbox.send(self.coordinator, answer)
+            self._mailbox.send(self._coordinator, answer)
         return order
 
     @property
@@ -197,14 +196,14 @@ class FollowingSource:
         if self.committed or time.monotonic() <= (self._deadline if follower is None else follower.deadline):
             return ""
         return (
-            f"the update led by {self.coordinator} was not committed within {self._timeout:g} s, or in the time that "
+            f"the update led by {self._coordinator} was not committed within {self._timeout:g} s, or in the time that "
             "it was given to wait for its commit"
         )
 
     def give_up(self, reason: str) -> str:
         """Have the coordinator not wait for this rank, which is stuck; it tells sinks that the update is over."""
         if self.update:
-            self._mailbox.send(self.coordinator, m.Aborted(self.update, tainted=False, reason=reason))
+            self._mailbox.send(self._coordinator, m.Aborted(self.update, tainted=False, reason=reason))
         return "source rank 0 tells sinks that it is over"
 
     def _look_at_patience(self) -> None:
@@ -213,7 +212,7 @@ class FollowingSource:
         Raises:
             JoinError: nobody has led an update in time.
         """
-        left, leader = self._deadline - time.monotonic(), f"source rank 0 at {self.coordinator}"
+        left, leader = self._deadline - time.monotonic(), f"source rank 0 at {self._coordinator}"
         assert self._join.manifest is not None
         what = f"an update to '{self._join.manifest.version}'"
         if left <= 0:
@@ -225,18 +224,18 @@ class FollowingSource:
     def _accepts(self, sender: str, message: Message) -> bool:
         """Whether it is an order to be followed; what else there is is refused, unless it is a refusal itself."""
         if isinstance(message, Refused):
-            if sender == self.coordinator and message.about in ("", self._join.nonce):
-                raise JoinError(f"{self.coordinator} refuses: {message.reason}")
+            if sender == self._coordinator and message.about in ("", self._join.nonce):
+                raise JoinError(f"{self._coordinator} refuses: {message.reason}")
             return False
         if isinstance(message, m.Summons):  # this rank has found that already
             return False
-        objection = f"only {self.coordinator} leads this source"
-        if sender == self.coordinator and isinstance(message, m.Differ):
+        objection = f"only {self._coordinator} leads this source"
+        if sender == self._coordinator and isinstance(message, m.Differ):
             known = compare_digest(message.nonce.encode(), self._join.nonce.encode())
             return known and self._follower is None
-        if sender == self.coordinator and isinstance(message, m.Order):
+        if sender == self._coordinator and isinstance(message, m.Order):
             if self._follower is None and compare_digest(message.nonce.encode(), self._join.nonce.encode()):
-                self._mailbox.watch(self.coordinator)
+                self._mailbox.watch(self._coordinator)
                 self._follower = Follower(
                     message.update, self._join.nonce, self._participant, None, self._timeout, self._deadline
                 )
@@ -256,7 +255,7 @@ class FollowingSource:
                     raise _ended_by(abort)
                 case m.Halt(reason=reason):
                     raise Halted(reason)
-        self._mailbox.check_alive([self.coordinator])
+        self._mailbox.check_alive([self._coordinator])
 
 
 def _ended_by(abort: m.Abort) -> UpdateAbortedError:

@@ -67,11 +67,11 @@ def calling(here: Mailbox, nonce: str) -> Caller:
     return caller
 
 
-def test_given_a_call_for_its_version_then_a_rank_comes_to_who_led_it_before_and_looks_nowhere(
+def test_given_a_call_for_its_version_then_a_rank_comes_to_who_calls_and_looks_nowhere(
     rank_0: Mailbox, here: Mailbox
 ) -> None:
     caller, called, meeting = calling(here, "a nonce"), Called(), Meeting()
-    called.took_part(rank_0.address, "a nonce")
+    called.took_part("a nonce")
     caller.lead = "v2", "a token"
     caller.call(rank_0)
     assert called.find("v2", meeting, here, ()) == rank_0.address
@@ -80,7 +80,7 @@ def test_given_a_call_for_its_version_then_a_rank_comes_to_who_led_it_before_and
 
 def test_given_a_call_that_was_called_off_before_it_comes_then_a_rank_looks(rank_0: Mailbox, here: Mailbox) -> None:
     caller, called, meeting = calling(here, "a nonce"), Called(), Meeting()
-    called.took_part(rank_0.address, "a nonce")
+    called.took_part("a nonce")
     caller.lead = "v2", "a token"
     caller.call(rank_0)
     caller.fellows = {}  # nobody has come to that one
@@ -96,7 +96,7 @@ def test_given_a_call_for_another_version_or_by_somebody_else_then_a_rank_looks(
     version: str, nonce: str, rank_0: Mailbox, here: Mailbox
 ) -> None:
     caller, called, meeting = calling(here, nonce), Called(), Meeting()
-    called.took_part(rank_0.address, "a nonce")
+    called.took_part("a nonce")
     caller.lead = version, "a token"
     caller.call(rank_0)
     assert called.find("v2", meeting, here, ()) == ELSEWHERE
@@ -109,7 +109,7 @@ def test_given_no_update_in_which_it_took_part_to_the_end_then_a_rank_does_not_w
     """Given an update that a rank came to and that failed, when it comes to the next one, then it looks at once."""
     called, meeting = Called(), Meeting()
     assert called.find("v1", meeting, here, ()) == ELSEWHERE
-    called.took_part(rank_0.address, "a nonce")
+    called.took_part("a nonce")
     calls = calling(here, "a nonce")
     calls.lead = "v2", "a token"
     calls.call(rank_0)
