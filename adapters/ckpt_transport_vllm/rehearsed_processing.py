@@ -41,18 +41,26 @@ def rehearse_processing(
         SeenByPassesError: its processing was about to.
     """
     detached = DetachedModule(target, served)
-    own = list(detached.tensors())
     with torch.no_grad():
-        staged = load_format.stage(target, detached.module, ())
-        for name, tensor in staged.items():
-            if name in loaded:
-                tensor.detach().copy_(loaded[name].detach())
-        alone = _Alone([each.detach() for each in (*own, *detached.tensors())])
+        memory = _stage(target, detached, loaded)
+        alone = _Alone(memory)
         with alone, _SeenCalls(alone):
             found = Processing.of(target, detached.module)
     if changed := detached.changed():
         raise SharedChangeError(f"its processing changes {changed}")
     return found
+
+
+def _stage(target: UpdatedModel, detached: DetachedModule, loaded: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Bring a detached module into the form that its loader knows, with these values.
+
+    Returns: all memory that it has then, in tensors of their own: who holds on to one of its parameters can be told.
+    """
+    memory = [tensor.detach() for tensor in detached.tensors()]
+    for name, tensor in load_format.stage(target, detached.module, ()).items():
+        if name in loaded:
+            tensor.detach().copy_(loaded[name].detach())
+    return [*memory, *(tensor.detach() for tensor in detached.tensors())]
 
 
 class _Alone(WritesApart):  # type: ignore[no-untyped-call]

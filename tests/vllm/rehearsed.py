@@ -108,7 +108,7 @@ def check(folder: Path) -> None:
     assert updated.given == everything
     print("every replay is compared: nothing is rehearsed", flush=True)
     check_processing(updated)
-    updated.renew()
+    check_kept(updated)
     plant(updated, negates_what_is_not_zero)
     said = updated.warm_up()
     assert "; 1 are not, which the loader loads;" in said[-1], said
@@ -163,6 +163,30 @@ def check_processing(updated: Rehearsed) -> None:
         assert "as it was rehearsed" in updated.bring_other()
         values = other.clone()
     print("processing that changes what is shared: left to the first update", flush=True)
+
+
+def check_kept(updated: Rehearsed) -> None:
+    """Plant a method whose kernel keeps the parameter that it was made with: nothing can be written in place there."""
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+
+    def keeps(method: Any, layer: Any) -> None:
+        method.kept = layer.weight
+
+    layer: Any = updated.engine._find_target().model.get_submodule(NORM)
+    layer.quant_method = type(
+        "Keeping",
+        (QuantizeMethodBase,),
+        {"process_weights_after_loading": keeps, "create_weights": None, "apply": None},
+    )()
+    updated.renew()
+    updated.warm_up()
+    recorded = updated.engine._loading.recorded
+    assert recorded is not None
+    assert recorded.reasons[NORM] == "its kernels hold on to weight"
+    assert recorded.unexchangeable[NORM] == "its processing makes kept"
+    del layer.quant_method
+    updated.renew()
+    print("processing whose kernel keeps a parameter: staged", flush=True)
 
 
 def after(kind: Any, planted: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
