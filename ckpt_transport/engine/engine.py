@@ -29,6 +29,9 @@ class Engine(ABC):
     for each bucket, :meth:`finish`, :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`exchange`, :meth:`certify`,
     :meth:`resume`. One that fails after :meth:`exchange` is taken back by another.
 
+    A staged version that is dropped, and a warm-up of a trainer, end by :meth:`resume` before :meth:`hold`. What was
+    found out, and the staging area, should be kept for the next update.
+
     In an update that brings a delta another engine is in between, which keeps what comes: this one is asked for
     :meth:`served_elements`, and for :meth:`stage_whole` where these name modules, held, and given
     :meth:`exchange_elements`.
