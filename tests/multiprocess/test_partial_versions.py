@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.errors import StoreError, UpdateAbortedError, UsageError
 from tests.fleet import SinkSpec, by_name, fleet, weights
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 
 CONFIG = Config.load(**PATIENT)
 CHANGED = ("1.weight", "4.bias")
@@ -49,8 +49,12 @@ def test_given_a_sink_with_a_loader_then_it_takes_a_part_of_a_version_and_then_a
         server.publish("step-2", part, [sink.address], base="step-1")
         assert (sink.state().version, sink.state().tainted) == ("step-2", "")
         assert sink.state().holds(expected)
+        after_a_part = ask_version(sink.address, timeout=DEADLINE, digest=True).digest
+        server.publish("step-2-whole", expected, [sink.address])
+        assert ask_version(sink.address, timeout=DEADLINE, digest=True).digest == after_a_part
         server.publish("step-3", weights(4), [sink.address])
         assert sink.state().holds(weights(4))
+        assert ask_version(sink.address, timeout=DEADLINE, digest=True).digest != after_a_part
 
 
 def test_given_a_sink_that_serves_something_else_then_it_refuses_by_name_with_the_cure_and_nothing_moves() -> None:
