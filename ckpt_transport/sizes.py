@@ -1,4 +1,4 @@
-"""Sizes and counts are read and written as people write them."""
+"""Sizes, counts and durations are read and written as people write them."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def size(nbytes: float) -> str:
 def count(number: int, noun: str) -> str:
     """Write a number and its noun: ``1 sink``, ``2 sinks``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do: ``640 µs``, ``12.3 ms``, ``4.56 s``, ``2 min 5 s``."""
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 99.95:
+        return f"{seconds:.3g} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"

@@ -13,8 +13,9 @@ from ckpt_transport.checkpoint.given_tensor import GivenTensor, labels_of, repli
 from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.low_rank import Sum, Sums
 from ckpt_transport.checkpoint.placing import lay_out_parts, place, why_gathered, why_gathered_on_the_host
-from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_each_readable, lent
+from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, are_runs_of_bytes, check_each_readable, lent
 from ckpt_transport.checkpoint.watched import Watched, Watching
+from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import CPU, Backing, ByteViews
 from ckpt_transport.planning.values.manifest import Conversion
 
@@ -32,7 +33,9 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
         return Loan(None, ())
     labels = labels_of(parts)
     tensors = [part.tensor.detach() for part in parts]
-    check_each_readable(labels, tensors)
+    if not are_runs_of_bytes(tensors):
+        _check_made(labels, parts, conversions)
+        check_each_readable(labels, tensors)
     for part in parts:
         check_cast(part)
     wait_for_writers({tensor.device for tensor in tensors})
@@ -53,6 +56,20 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
             gathered = why_gathered_on_the_host(placed, len(parts))
         backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes, gathered), watching)
     return Loan(backing, tuple(placed), conversions, same_names(parts), replicated_names(parts))
+
+
+def _check_made(labels: Sequence[str], parts: Sequence[GivenTensor], conversions: Sequence[Conversion]) -> None:
+    """
+    Raises:
+        CheckpointError: what rules have made of a tensor is no run of memory; names both.
+    """
+    made = {name: conversion.how for conversion in conversions for name in conversion.tensors}
+    for label, part in zip(labels, parts, strict=True):
+        if part.spec.name in made and not part.tensor.is_contiguous():
+            raise CheckpointError(
+                f"tensor '{label}', as rules have made it ({made[part.spec.name]}), is not contiguous and cannot be "
+                "lent; register the tensors with this mapping, or publish them, which does"
+            )
 
 
 def wait_for_writers(devices: Iterable[torch.device]) -> None:

@@ -125,5 +125,8 @@ def _instead_of(value: object) -> str:
     if isinstance(value, torch.nn.Module):
         return f"not a module; give state_dict() of {kind}"
     if isinstance(value, Iterable):
-        return f"not a {kind}; give dict(...) of its pairs, as dict(module.named_parameters())"
+        return (
+            f"not a {kind}; give dict(...) of its pairs, as dict(module.named_parameters()); only register and publish "
+            "take pairs as they come"
+        )
     return f"not a {kind}"

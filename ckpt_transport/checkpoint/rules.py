@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+import torch
+
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.join_rules import INDEX
 from ckpt_transport.checkpoint.join_rules import Fuse as Fuse
@@ -102,6 +104,8 @@ class Cast(Rule, frozen=True):
     names: str = ".*"
 
     def __post_init__(self) -> None:
+        if isinstance(self.dtype, torch.dtype) and dtypes.name_of(self.dtype) in FLOATS:
+            raise ConfigError(f"a cast takes the name of a type; say '{dtypes.name_of(self.dtype)}' for {self.dtype}")
         super().__post_init__()
         check_pattern(self.names)
         if self.dtype not in FLOATS:

@@ -27,6 +27,9 @@ from ckpt_transport.cli.options import (
 
 def join(
     endpoint: Endpoints = None,
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="Addresses of sinks that join, as of --sink.", show_default=False)
+    ] = None,
     sink: Annotated[
         list[str] | None,
         typer.Option(help="The address of a sink that joins; may be given many times.", show_default=False),
@@ -81,9 +84,10 @@ def join(
     from ckpt_transport.config import Config
     from ckpt_transport.service import Joiner
 
+    sinks = [*(addresses or ()), *(sink or ())]
     settings = Config.load(
         config,
-        sinks=sink or None,
+        sinks=sinks or None,
         transport=transport,
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
@@ -91,7 +95,7 @@ def join(
         endpoint_timeout=endpoint_timeout,
         trace=trace,
     )
-    if bool(sink) == bool(endpoint):
+    if bool(sinks) == bool(endpoint):
         raise OptionsError("give one of both: --endpoint for engines that are driven there, or --sink with --metas")
     if metas and checkpoint is not None:
         raise OptionsError("the weights come from the holders in --metas, or from --checkpoint, not from both")

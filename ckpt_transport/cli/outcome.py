@@ -11,7 +11,7 @@ from rich.text import Text
 from ckpt_transport.cli.output import Output
 from ckpt_transport.planning import explain
 from ckpt_transport.service.fleet import FleetReport
-from ckpt_transport.sizes import count
+from ckpt_transport.sizes import count, duration
 from ckpt_transport.update.report import Report
 
 
@@ -86,8 +86,8 @@ class Words:
         """Tell which bytes went where, and when."""
         self._line(explain(report.plan, report.pauses))
         self._line(report.picture(min(self.console.width - 32, 100)))
-        run = f"run took {report.phases.get('run', 0.0):.3f} s, where {report.predicted:.3g} s were expected"
-        self._line(f"{run}; {report.slowest_link}")
+        took, predicted = duration(report.phases.get("run", 0.0)), duration(report.predicted)
+        self._line(f"run took {took}, where {predicted} were expected; {report.slowest_link}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

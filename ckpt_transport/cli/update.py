@@ -37,6 +37,9 @@ from ckpt_transport.cli.options import (
 def update(
     checkpoint: Checkpoint,
     version: Annotated[str, typer.Option(help="What to call the new version, as 'step-42'.", show_default=False)],
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="Addresses of sinks, as of --sink.", show_default="from settings")
+    ] = None,
     sink: Annotated[
         list[str] | None, typer.Option(help="A sink's address; may be given many times.", show_default="from settings")
     ] = None,
@@ -90,7 +93,7 @@ def update(
 
     settings = Config.load(
         config,
-        sinks=sink or None,
+        sinks=[*(addresses or ()), *(sink or ())] or None,
         transport=transport,
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
@@ -100,8 +103,8 @@ def update(
         trace=trace,
     )
     check_together(engine, endpoint)
-    if engine is not None and sink:
-        raise OptionsError("give --sink, or --engine and --endpoint, not both")
+    if engine is not None and (addresses or sink):
+        raise OptionsError("give addresses of sinks, or --engine and --endpoint, not both")
     check_for_endpoints(engine, pause, draft)
     if ranks is not None and update_method is UpdateMethod.BROADCAST:
         raise OptionsError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ckpt_transport.dashboard.view import seconds
 from ckpt_transport.history import Timeline
+from ckpt_transport.sizes import duration
 
 WIDTH = 1000.0
 THIN = 1.5
@@ -56,7 +56,7 @@ def phases(spent: Mapping[str, float]) -> list[Bar]:
     for phase, took in spent.items():
         held = (held or phase == "hold") and phase not in AFTERWARDS
         if took:
-            title = f"{phase}: {seconds(took)}" + (", while requests are held" if held else "")
+            title = f"{phase}: {duration(took)}" + (", while requests are held" if held else "")
             width = max(took / whole * WIDTH, THIN)
             drawn.append(Bar(min(at / whole * WIDTH, WIDTH - width), width, kind_of(phase), title, held))
         at += took
@@ -80,7 +80,7 @@ def rows(timeline: Timeline) -> list[PictureRow]:
                     min(low * scale, WIDTH - THIN),
                     max((high - low) * scale, THIN),
                     row.kind,
-                    f"{row.label}, {row.kind}: {seconds(low)} to {seconds(high)}",
+                    f"{row.label}, {row.kind}: {duration(low)} to {duration(high)}",
                 )
                 for low, high in row.spans
             ],
@@ -91,4 +91,4 @@ def rows(timeline: Timeline) -> list[PictureRow]:
 
 def ticks(whole: float, parts: int = 4) -> list[Tick]:
     """Marks at equal distances."""
-    return [Tick(WIDTH * part / parts, seconds(whole * part / parts)) for part in range(parts + 1)]
+    return [Tick(WIDTH * part / parts, duration(whole * part / parts)) for part in range(parts + 1)]

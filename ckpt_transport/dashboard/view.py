@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ckpt_transport.dashboard.fleet_watch import Look, Member
 from ckpt_transport.execution import Arrival
 from ckpt_transport.service.questions import ServedVersion
-from ckpt_transport.sizes import size
+from ckpt_transport.sizes import duration, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +169,6 @@ def can_go_back(look: Look) -> str:
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def seconds(value: float) -> str:
-    """A time span as people write it: ``640 µs``, ``12.3 ms``, ``4.56 s``, ``2 min 5 s``."""
-    if value < 0.9995e-3:
-        return f"{value * 1e6:.0f} µs"
-    if value < 0.9995:
-        return f"{value * 1e3:.3g} ms"
-    if value < 99.95:
-        return f"{value:.3g} s"
-    return f"{value // 60:.0f} min {value % 60:.0f} s"
-
-
 def age(value: float) -> str:
     """For how long something has been so, as ``5 s``, ``12 min``, ``3 h``, ``2 d``."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -198,4 +187,4 @@ def iso(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
 
 
-FILTERS = {"seconds": seconds, "age": age, "clock": clock, "iso": iso, "size": size}
+FILTERS = {"seconds": duration, "age": age, "clock": clock, "iso": iso, "size": size}

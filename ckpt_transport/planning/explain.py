@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ckpt_transport.planning.pauses import Pauses
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
 from ckpt_transport.planning.values.prediction import Prediction
-from ckpt_transport.sizes import count, size
+from ckpt_transport.sizes import count, duration, size
 
 HOPS_SHOWN = 12
 """Of a long line, so many."""
@@ -59,7 +59,7 @@ def explain(plan: Plan, pauses: Pauses | None = None) -> str:
         lines.append("memory    no slots: sinks read the source's memory in place")
     kinds = _kinds(plan)
     lines.append("stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]))
-    lines.append(f"expected  {plan.prediction.seconds:.3g} s; {slowest(plan.prediction)}")
+    lines.append(f"expected  {duration(plan.prediction.seconds)}; {slowest(plan.prediction)}")
     if pauses is not None:
         lines.append(f"held      {pauses}")
     lines.append(f"digest    {plan.digest[:16]}")
@@ -71,7 +71,7 @@ def slowest(prediction: Prediction) -> str:
     """Say which link a plan waits for, and why."""
     rate = f", {size(prediction.nbytes)} at {prediction.rate / 1e9:.3g} GB/s" if prediction.nbytes else ""
     how = "measured" if prediction.measured else "assumed"
-    return f"{prediction.link} is busy for {prediction.busy:.3g} s{rate} ({how})"
+    return f"{prediction.link} is busy for {duration(prediction.busy)}{rate} ({how})"
 
 
 def _shares(plan: Plan) -> str:

@@ -134,8 +134,7 @@ def _sections(spec: TensorSpec, copies: Sequence[_Copy]) -> Iterator[_Section]:
         CheckpointError: nobody holds some of its bytes, or two who do not agree on them hold the same.
     """
     if all(copy.start == 0 and copy.end == spec.nbytes for copy in copies):
-        _check_alike(spec, copies)
-        yield _Section(spec, 0, spec.nbytes, copies)
+        yield _Section(spec, 0, spec.nbytes, _one_of_each(spec, 0, spec.nbytes, copies))
         return
     waiting = sorted((copy for copy in copies if copy.start < copy.end), key=lambda copy: copy.start, reverse=True)
     edges = sorted({0, spec.nbytes, *(edge for copy in waiting for edge in (copy.start, copy.end))})
@@ -145,35 +144,50 @@ def _sections(spec: TensorSpec, copies: Sequence[_Copy]) -> Iterator[_Section]:
         while waiting and waiting[-1].start == low:
             here.append(waiting.pop())
         if not here:
-            owners = ", ".join(map(str, sorted({copy.owner for copy in copies})))
             raise CheckpointError(
-                f"no source rank holds bytes {low} to {high} of tensor {spec}, of which source ranks {owners} hold "
-                "others; every rank that has a part of a tensor must be a source, counted by world_size"
+                f"no source rank holds bytes {low} to {high} of tensor {spec}, of which {_who_hold(copies)}; every "
+                "rank that has a part of a tensor must be a source, counted by world_size"
             )
-        _check_alike(spec, here)
-        yield _Section(spec, low, high, tuple(here))
+        yield _Section(spec, low, high, _one_of_each(spec, low, high, here))
 
 
-def _check_alike(spec: TensorSpec, copies: Sequence[_Copy]) -> None:
-    """All copies of the same bytes are equal, as digests show, or as those say who hold them."""
-    first, name = copies[0], spec.name
-    for number, copy in enumerate(copies[1:], 1):
-        who = f"by source ranks {first.owner} and {copy.owner}"
-        if any(other.owner == copy.owner for other in copies[:number]):
-            raise CheckpointError(f"tensor '{name}' is held twice, by source ranks {copy.owner} and {copy.owner}")
-        if first.replicated and copy.replicated:
-            continue
-        comparable = first.digest and copy.digest and (first.start, first.end) == (copy.start, copy.end)
-        if not comparable:
-            raise CheckpointError(
-                f"tensor '{name}' is held twice, {who}, and they do not both say what its bytes are; serve versions "
-                "that several hold with 'ckpt-transport serve', or say replicated=True on all ranks when their copies "
-                "are equal"
-            )
-        if first.digest != copy.digest:
-            raise CheckpointError(
-                f"tensor '{name}' is held {who} with different bytes; they hold different checkpoints under one name"
-            )
+def _who_hold(copies: Sequence[_Copy]) -> str:
+    owners = sorted({copy.owner for copy in copies})
+    if len(owners) == 1:
+        return f"source rank {owners[0]} holds others"
+    return f"source ranks {', '.join(map(str, owners[:-1]))} and {owners[-1]} hold others"
+
+
+def _one_of_each(spec: TensorSpec, low: int, high: int, copies: Sequence[_Copy]) -> tuple[_Copy, ...]:
+    """One copy of these bytes from each source that holds them.
+
+    Raises:
+        CheckpointError: they are not equal, as digests show, or as those say who hold them; names the bytes.
+    """
+    found: dict[int, _Copy] = {}
+    for copy in copies:
+        for other in (found.get(copy.owner), copies[0]):
+            if other is not None and other is not copy and not (other.replicated and copy.replicated):
+                _check_alike(f"bytes {low} to {high} of tensor '{spec.name}'", other, copy)
+        found.setdefault(copy.owner, copy)
+    return tuple(found.values())
+
+
+def _check_alike(what: str, one: _Copy, other: _Copy) -> None:
+    """Two copies of the same bytes, not both of which are declared to be equal, are so by their digests."""
+    if one.owner == other.owner:
+        raise CheckpointError(
+            f"source rank {one.owner} holds {what} twice; leave one of the parts out, or say replicated=True of both "
+            "where they are equal"
+        )
+    who = f"{what} are held twice, by source ranks {one.owner} and {other.owner}"
+    if not one.digest or not other.digest or (one.start, one.end) != (other.start, other.end):
+        raise CheckpointError(
+            f"{who}, and they do not both say that these are equal; where they are, say replicated=True on all ranks "
+            "that have them; 'ckpt-transport serve' compares checkpoints that several processes hold"
+        )
+    if one.digest != other.digest:
+        raise CheckpointError(f"{who}, and differ; they hold different checkpoints under one name")
 
 
 def _check_whole(sections: Iterable[_Section]) -> None:

@@ -96,10 +96,10 @@ class ParameterServer:
     def register(
         self,
         version: str,
+        tensors: Tensors | TensorPairs | Loan | None = None,
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Tensors | TensorPairs | Loan | None = None,
         replicated: bool = False,
         mapping: AnyMapping = None,
         base: str = "",
@@ -112,15 +112,15 @@ class ParameterServer:
 
         Args:
             version: its name: printable characters, at most 1,000.
-            files: safetensors files.
-            directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
-                together, it is refused.
             tensors: by name, on any devices, as ``state_dict()`` returns them. DTensors (FSDP2, tensor parallel) are
                 taken as they are: every rank of their mesh gives its part, and nothing is gathered. Other parts are
                 given as :class:`~ckpt_transport.TensorShard`. What is no tensor under ``_extra_state`` is left out.
                 An iterable of pairs of name and tensor serves frameworks that gather layer by layer: each is copied
                 before the next is asked for, and not kept. It must not call this server. What an adapter makes, as
                 ``ckpt_transport_fp8.quantized``, is computed now, and not mapped.
+            files: safetensors files.
+            directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
+                together, it is refused.
             replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
                 each. Beside DTensors plain tensors are taken for such.
             mapping: rules by which the trainer's names, types and shapes become the engines'. A rule that matches no

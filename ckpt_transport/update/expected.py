@@ -44,8 +44,11 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
     known = {spec.name for spec in expected}
     more = sorted(name for name in brought if not tied.get(name, frozenset()) & known)
     if more:
-        names = ", ".join(more[:5])
-        raise PlanMismatchError(f"{version} has tensors that {engine.label} does not: {names}")
+        names = ", ".join(more[:5]) + (", ..." if len(more) > 5 else "")
+        raise PlanMismatchError(
+            f"{version} has tensors that {engine.label} does not: {names}; leave them out, "
+            "or have a mapping do so: rules.Drop(...), or a rule 'drop' in the file of --mapping"
+        )
 
 
 def brought_of(expected: Expected, plan: Plan) -> Expected:

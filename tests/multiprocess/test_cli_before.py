@@ -27,6 +27,9 @@ def checkpoint(tmp_path: Path) -> Path:
     ("options", "refusal"),
     [
         ("", "an update needs sinks"),
+        ("nowhere", "bad value for 'sinks'"),
+        ("ipc:///tmp/a --sink ipc:///tmp/a", "the same sink is named twice"),
+        (f"ipc:///tmp/a --engine vllm --endpoint {DEAD}", "give addresses of sinks, or --engine and --endpoint"),
         ("--sink ipc:///tmp/a --sink ipc:///tmp/a", "the same sink is named twice"),
         ("--sink nowhere", "bad value for 'sinks'"),
         ("--sink ipc:///tmp/a --update-method p2p --ranks 1", "ranks 1 were asked for, and there are 1 sinks"),

@@ -1,4 +1,4 @@
-"""Sizes are read and written as people write them."""
+"""Sizes and durations are read and written as people write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.sizes import parse_size, size
+from ckpt_transport.sizes import duration, parse_size, size
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,20 @@ def test_given_a_whole_number_of_units_then_it_survives_writing_and_reading(coun
 def test_given_any_size_then_it_is_written_to_four_digits(nbytes: int) -> None:
     number, unit = size(nbytes).split()
     assert math.isclose(float(number) * parse_size(f"1{unit}"), nbytes, rel_tol=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0, "0 µs"),
+        (0.00064, "640 µs"),
+        (0.0123, "12.3 ms"),
+        (0.9996, "1 s"),
+        (0.00099996, "1 ms"),
+        (99.96, "1 min 40 s"),
+        (4.56, "4.56 s"),
+        (125.0, "2 min 5 s"),
+    ],
+)
+def test_given_a_time_span_then_it_is_written_as_people_do(value: float, words: str) -> None:
+    assert duration(value) == words

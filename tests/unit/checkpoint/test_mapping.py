@@ -252,6 +252,7 @@ def test_given_an_optional_rule_or_several_ranks_then_it_may_match_nothing() -> 
     [
         (lambda: rules.Rename("(", "x"), r"'\(' is no regular expression"),
         (lambda: rules.Cast("F8_E4M3"), "for FP8 use ckpt_transport_fp8"),
+        (lambda: untyped_rules.Cast(torch.bfloat16), r"the name of a type; say 'BF16' for torch\.bfloat16"),
         (lambda: rules.Cut("a", 0), "must keep at least 1"),
         (lambda: rules.Stack("a", "b"), "needs a group"),
         (lambda: rules.Split("a", ("b", "c"), (1,)), "give one for each"),
@@ -324,3 +325,12 @@ def test_given_toml_then_it_is_the_mapping_that_python_makes(tmp_path: Path) -> 
             Mapping.load(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         Mapping.load(tmp_path / "none.toml")
+
+
+def test_given_columns_that_a_rule_has_cut_when_they_are_lent_then_the_rule_and_another_way_are_named() -> None:
+    split = rules.Split("w", ("q", "k"), dim=1)
+    with pytest.raises(
+        CheckpointError, match=r"'q', as rules have made it \(split w q, k 1\), .*; register the tensors"
+    ):
+        mapped({"w": torch.randn(2, 4)}, split, how="lend")
+    assert mapped({"w": torch.randn(2, 4)}, split).keys() == {"q", "k"}

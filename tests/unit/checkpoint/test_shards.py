@@ -115,16 +115,21 @@ def test_given_a_box_then_its_bytes_are_in_the_pool_where_the_manifest_says() ->
 
 def test_given_bytes_that_no_rank_holds_then_they_and_those_who_hold_others_are_named() -> None:
     shards = manifests({"w": box(WEIGHT, slice(0, 3), ALL)}, {"w": box(WEIGHT, slice(5, 8), ALL)})
-    said = r"no source rank holds bytes 72 to 120 of tensor w \(F32 \[8, 6\]\), of which source ranks 0, 1 hold others"
+    said = (
+        r"no source rank holds bytes 72 to 120 of tensor w \(F32 \[8, 6\]\), of which source ranks 0 and 1 hold others"
+    )
     with pytest.raises(CheckpointError, match=said):
         together(shards)
-    with pytest.raises(CheckpointError, match="bytes 72 to 192"):
+    with pytest.raises(CheckpointError, match=r"bytes 72 to 192 of .*, of which source rank 0 holds others"):
         together(shards[:1])
 
 
 def test_given_bytes_that_two_ranks_hold_then_they_must_say_that_these_are_equal() -> None:
     rows = slice(0, 5), ALL
-    with pytest.raises(CheckpointError, match=r"'w' is held twice, by source ranks 0 and 1.*replicated=True on all"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"bytes 96 to 120 of tensor 'w' are held twice, by source ranks 0 and 1.* replicated=True on all",
+    ):
         together(manifests({"w": box(WEIGHT, *rows)}, {"w": box(WEIGHT, slice(4, 8), ALL)}))
     made = together(
         manifests({"w": box(WEIGHT, *rows, replicated=True)}, {"w": box(WEIGHT, slice(4, 8), ALL, replicated=True)})
@@ -132,11 +137,31 @@ def test_given_bytes_that_two_ranks_hold_then_they_must_say_that_these_are_equal
     assert sum(part.nbytes for part in made.tensors) == WEIGHT.nbytes
 
 
-def test_given_a_rank_that_lends_a_part_twice_then_it_is_refused_by_name() -> None:
+def test_given_whole_tensors_on_all_ranks_then_the_cure_for_that_comes_first() -> None:
+    shards = manifests({"w": WEIGHT}, {"w": WEIGHT})
+    said = (
+        r"bytes 0 to 192 of tensor 'w' are held twice, .*; where they are, say replicated=True on all ranks that have"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        together(shards)
+
+
+def test_given_a_rank_that_lends_a_part_twice_then_its_bytes_and_the_cure_are_named() -> None:
     part = box(WEIGHT, slice(0, 4), ALL)
     shards = manifests({"w": [part, part]}, {"w": box(WEIGHT, slice(4, 8), ALL)}, lend=True)
-    with pytest.raises(CheckpointError, match=r"'w' is held twice, by source ranks 0 and 0"):
+    with pytest.raises(
+        CheckpointError, match=r"source rank 0 holds bytes 0 to 96 of tensor 'w' twice; .*replicated=True"
+    ):
         together(shards)
+
+
+def test_given_a_rank_with_two_equal_parts_that_overlap_then_each_byte_is_sent_once() -> None:
+    parts = [box(WEIGHT, rows, ALL, replicated=True) for rows in (slice(0, 5), slice(3, 8))]
+    for others in ([], [{"w": parts[0]}]):
+        made = together(manifests({"w": parts}, *others))
+        sent = sorted((part.start, part.start + part.nbytes) for part in made.tensors)
+        assert [start for start, _ in sent] == [0, *(end for _, end in sent[:-1])]
+        assert sent[-1][1] == WEIGHT.nbytes
 
 
 def test_given_ranks_that_all_have_everything_then_each_sends_about_as_much() -> None:

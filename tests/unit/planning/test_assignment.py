@@ -219,8 +219,8 @@ def test_given_no_replicas_then_the_version_is_merged_as_ever() -> None:
 @pytest.mark.parametrize(
     ("other", "complaint"),
     [
-        (holder(1, [10, 20], mark=b"else"), "source ranks 0 and 1 with different bytes"),
-        (replace(holder(1, [10, 20]), digests=()), "do not both say what its bytes are"),
+        (holder(1, [10, 20], mark=b"else"), "source ranks 0 and 1, and differ"),
+        (replace(holder(1, [10, 20]), digests=()), "do not both say that these are equal"),
         (holder(1, [10, 21]), r"t1.*differs: t1 \(U8 \[20\]\) and t1 \(U8 \[21\]\)"),
         (replace(holder(1, [10, 20]), version="step-1"), "'step-1' where 'step-2'"),
     ],

@@ -80,3 +80,9 @@ def test_given_an_argument_of_a_wrong_kind_then_it_is_named_with_what_would_do(
     with pytest.raises(error, match=message):
         call()
     assert "forward" not in vars(MODULE)
+
+
+def test_given_tensors_right_after_the_name_then_register_takes_them_as_lend_and_publish_do() -> None:
+    with ckpt_transport.ParameterServer(rank=0, world_size=1) as server:
+        taken_in = [take(name, MODULE.state_dict()) for name, take in (("v1", server.register), ("v2", server.lend))]
+        assert [list(stored.manifest.specs) for stored in taken_in] == [["weight", "bias"]] * 2
