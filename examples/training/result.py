@@ -35,9 +35,9 @@ def problems(count: int, steps: tuple[Step, ...], loss: tuple[float, float], ans
         return
     before, after = loss
     if not after < before:
-        yield f"the loss of what is served went from {before:.6f} to {after:.6f}"
+        yield f"the loss of what is served went from {before:.2e} to {after:.2e}"
     if abs(after - steps[-1].loss) > 1e-5 * before:
-        yield f"the trainer's loss is {steps[-1].loss:.6f}, and that of what is served is {after:.6f}"
+        yield f"the trainer's loss is {steps[-1].loss:.2e}, and that of what is served is {after:.2e}"
     if not answers.get("", 0):
         yield "nothing was answered before the first step"
     if unknown := answers.keys() - {"", *versions}:

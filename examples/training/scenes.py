@@ -17,9 +17,10 @@ import torch
 
 from ckpt_transport_torch import Attachment, attach
 from examples.shared.display import Display, milliseconds
-from examples.trainers.model import loss_of, model
+from examples.trainers.model import model
 from examples.training.curve import curve
 from examples.training.result import Result, problems
+from examples.training.task import loss_of
 from examples.training.trainer import Step
 from tests.support.serving import ServeError, last_words
 
@@ -45,7 +46,7 @@ def play(display: Display, folder: Path, count: int, rate: float) -> Result:
     served = model().to(torch.bfloat16)
     before = _loss(served)
     with attach(served, label="server") as attachment, _answering(served, attachment) as answers:
-        display.line(f"its loss is {before:.6f}; it listens at {attachment.address}")
+        display.line(f"its loss is {before:.2e}; it listens at {attachment.address}")
         display.heading(f"FSDP2 on {RANKS} gloo ranks trains it for {count} steps, and publishes each")
         steps = []
         for step in _train(folder / "trainer.log", count, rate, attachment.address):
@@ -53,7 +54,7 @@ def play(display: Display, folder: Path, count: int, rate: float) -> Result:
             display.line(_drawn(step))
     after = _loss(served)
     losses, pauses = [before, *(step.loss for step in steps)], [step.paused for step in steps]
-    display.line(f"loss   {curve(losses)}  from {before:.6f} to {after:.6f}")
+    display.line(f"loss    {curve(losses, 0.0)}  from {before:.2e} to {after:.2e}")
     display.line(f"pause   {curve(pauses, 0.0)}  at most {milliseconds(max(pauses, default=0.0))}")
     display.heading("Answers")
     display.line(
@@ -61,7 +62,7 @@ def play(display: Display, folder: Path, count: int, rate: float) -> Result:
         f"for {milliseconds(max((step.paused for step in steps), default=0.0))} at most"
     )
     found = tuple(problems(count, tuple(steps), (before, after), dict(answers)))
-    verdict = f"{count} steps were served as they were trained; the loss went from {before:.6f} to {after:.6f}."
+    verdict = f"{count} steps were served as they were trained; the loss went from {before:.2e} to {after:.2e}."
     return Result(problems=found, verdict=verdict, steps=tuple(steps), loss=(before, after), answers=dict(answers))
 
 
@@ -69,8 +70,8 @@ def _drawn(step: Step) -> str:
     """A step as a line: its bytes as a bar, of all that the version has, and the pause."""
     bar = "█" * max(1, round(BAR_WIDTH * step.nbytes / step.all_nbytes))
     return (
-        f"{step.version:8} loss {step.loss:.6f} {bar:{BAR_WIDTH}} pause {milliseconds(step.paused):>9}, "
-        f"{step.changed:6.1%} changed, {step.nbytes / 1024:.0f} of {step.all_nbytes / 1024:.0f} KiB sent"
+        f"{step.version:8} loss {step.loss:.2e}, pause {milliseconds(step.paused):>9}, {step.changed:6.1%} changed, "
+        f"sent {bar:{BAR_WIDTH}} {step.nbytes / 1024:.0f} of {step.all_nbytes / 1024:.0f} KiB"
     )
 
 

@@ -17,7 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from ckpt_transport import Config, Mapping, ParameterServer, Report, rules
-from examples.trainers.model import loss_of, model
+from examples.trainers.model import model
+from examples.training.task import loss_of
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def loss_as_served(trained: torch.nn.Module) -> float:
-    """The loss of what a step brings: weights as BF16 has them."""
+    """The loss of what a step brings: weights as BF16 has them. Only this gathers them; the update does not."""
     served = model()
     state = {name: tensor.full_tensor().to(torch.bfloat16) for name, tensor in trained.state_dict().items()}
     served.load_state_dict(state)

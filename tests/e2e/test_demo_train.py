@@ -35,8 +35,9 @@ def test_given_a_trainer_of_two_ranks_when_it_takes_steps_then_each_is_served_an
         assert step.nbytes < 0.25 * step.all_nbytes
         assert 0 < step.changed < 0.15
     for step in result.steps:
-        assert f"{step.version:8} loss {step.loss:.6f} █" in ran.stdout
-    assert f"loss   {curve(losses)}  from" in ran.stdout
+        assert f"{step.version:8} loss {step.loss:.2e}, pause " in ran.stdout
+        assert "% changed, sent █" in ran.stdout
+    assert f"loss    {curve(losses, 0.0)}  from" in ran.stdout
     assert (curve([4.0, 3.0, 2.0, 0.5]), curve([2.0, 1.0], 0.0), curve([1.0]), curve([])) == ("█▆▄▁", "█▅", "▁", "")
 
 
@@ -46,8 +47,8 @@ def test_given_what_is_served_when_it_is_not_what_was_trained_then_that_is_a_pro
     assert list(problems(2, (step,), (1.0, 0.5), {"": 3})) == ["the trainer brought 1 steps, and was to bring 2"]
     found = list(problems(1, (step,), (0.5, 0.75), {"step-7": 1}))
     assert found == [
-        "the loss of what is served went from 0.500000 to 0.750000",
-        "the trainer's loss is 0.500000, and that of what is served is 0.750000",
+        "the loss of what is served went from 5.00e-01 to 7.50e-01",
+        "the trainer's loss is 5.00e-01, and that of what is served is 7.50e-01",
         "nothing was answered before the first step",
         "answers were of unknown versions: step-7",
     ]
