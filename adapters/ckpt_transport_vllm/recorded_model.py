@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy as shallow_copy
 from functools import cached_property
 
 import torch
@@ -131,6 +132,14 @@ class RecordedModel(RecordedLoader):
         self.verified = True
         self._in_place = self._in_place_now()
         self.share = self._required()
+
+    def why_not_staged_with(self, seen: Mapping[str, Processing]) -> str:
+        """What :attr:`why_not_staged` would be if that were what vLLM's processing does."""
+        imagined = shallow_copy(self)
+        imagined.modes, imagined.reasons = dict(self.modes), dict(self.reasons)
+        imagined.unexchangeable = dict(self.unexchangeable)
+        imagined.settle(seen, {})
+        return imagined.why_not_staged
 
     def _required(self) -> Share | None:
         """What a version must bring, which is found out once for a layout."""

@@ -158,7 +158,11 @@ class ModelRehearsal:
             self._unseen[f"{type(error).__name__}: {error}"] += 1
 
     def tell(self) -> None:
-        """Have the recording know what was found out; where that is all, nothing is left to the first update."""
+        """Have the recording know what was found out; where that is all, nothing is left to the first update.
+
+        Only what lets the first update be staged is believed. Where it goes in place, it sees the processing itself,
+        and a copy of a module might have shown less than can be done.
+        """
         recorded = self._recorded
         recorded.learn(self._proved, self._failed)
         replayed = [name for name, mode in recorded.modes.items() if mode is not ApplyMode.LOADER]
@@ -167,7 +171,11 @@ class ModelRehearsal:
         if has_odd_attention_scales(self._target.model):
             self._unseen[ODD_SCALES] += 1
             return
-        recorded.settle({name: self._seen[name] for name in replayed}, {})
+        seen = {name: self._seen[name] for name in replayed}
+        if why := recorded.why_not_staged_with(seen):
+            self._unseen[why] += 1
+            return
+        recorded.settle(seen, {})
 
     def in_words(self) -> str:
         """What was found out, and what was not."""
@@ -176,11 +184,7 @@ class ModelRehearsal:
             told.append(f"{len(self._failed)} are not, which the loader loads")
         told += [f"{count} x left to the first update: {reason}" for reason, count in self.left.most_common(3)]
         if self._recorded.verified:
-            why = self._recorded.why_not_staged
-            told += [
-                self._recorded.summary(),
-                f"the first update goes in place: {why}" if why else "the first update can be staged",
-            ]
+            told += [self._recorded.summary(), "the first update can be staged"]
         told += [
             f"{count} x its processing is left to the first update: {reason}"
             for reason, count in self._unseen.most_common(3)

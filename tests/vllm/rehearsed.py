@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 
 from ckpt_transport_vllm import rehearsal
 from ckpt_transport_vllm.engine import VllmEngine
+from ckpt_transport_vllm.processing import Processing
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.recorded_model import ApplyMode
+from ckpt_transport_vllm.rehearsed_processing import rehearse_processing
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
@@ -113,7 +115,7 @@ def check(folder: Path) -> None:
     said = updated.warm_up()
     assert "; 1 are not, which the loader loads;" in said[-1], said
     told = updated.update(updated.directories[0], updated.specs, BUCKET_BYTES)
-    assert told.startswith("replayed in"), told
+    assert "as it was rehearsed" in told, told
     assert "1 modules by the loader" in told, told
     assert updated.given == {f"{NORM}.weight"}
     recorded = updated.engine._loading.recorded
@@ -178,15 +180,15 @@ def check_kept(updated: Rehearsed) -> None:
         (QuantizeMethodBase,),
         {"process_weights_after_loading": keeps, "create_weights": None, "apply": None},
     )()
+    seen = rehearse_processing(updated.engine._find_target(), layer, {})
+    assert seen == Processing("its kernels hold on to weight", "its processing makes kept")
     updated.renew()
-    updated.warm_up()
-    recorded = updated.engine._loading.recorded
-    assert recorded is not None
-    assert recorded.reasons[NORM] == "its kernels hold on to weight"
-    assert recorded.unexchangeable[NORM] == "its processing makes kept"
+    said = updated.warm_up()
+    assert "1 x its processing is left to the first update: " in said[-1], said
+    assert "can be staged" not in said[-1], said
     del layer.quant_method
     updated.renew()
-    print("processing whose kernel keeps a parameter: staged", flush=True)
+    print("processing whose kernel keeps a parameter: left to the first update", flush=True)
 
 
 def after(kind: Any, planted: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
