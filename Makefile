@@ -23,6 +23,7 @@ venv: .venv/.installed ## make .venv with the library, its tests and its checker
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e '.[test,lint,p2p-cpu]'
 	$(BIN)/pip install -q -c constraints.txt -e '.[frameworks]' || $(NO_FRAMEWORKS)
+	$(BIN)/pip install -q --no-deps -c constraints.txt megatron-core || echo "megatron-core could not be installed: the test of its example is skipped"
 	$(RDMA_LIBRARY)
 	touch $@
 

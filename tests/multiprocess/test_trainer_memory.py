@@ -14,19 +14,21 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, Mapping, ParameterServer, rules
 from ckpt_transport_torch import attach
 from tests.fleet import context
 from tests.patience import DEADLINE, PATIENT
 
-RANKS, LAYERS = 2, 16
+RANKS, LAYERS = 2, 24
 LAYER_SHAPE = torch.Size([2048, 2048])
 BUCKET_BYTES = 32 << 20
-PYTHON_BYTES = 10 << 20
-"""What modules that are imported late, threads and messages take."""
+PYTHON_BYTES = 16 << 20
+"""What modules that are imported late, threads and messages take: 10 to 11 MB, and half of a bucket here."""
 
 
-def run_rank(environ: abc.Mapping[str, str], transport: str, sink: str, pipe: Connection) -> None:
+def run_rank(
+    environ: abc.Mapping[str, str], transport: str, mapping: Mapping | None, sink: str, pipe: Connection
+) -> None:
     os.environ.update(environ)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -43,7 +45,7 @@ def run_rank(environ: abc.Mapping[str, str], transport: str, sink: str, pipe: Co
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         for step in range(2):
-            server.publish(f"step-{step}", shards, [sink] if server.rank == 0 else None)
+            server.publish(f"step-{step}", shards, [sink] if server.rank == 0 else None, mapping=mapping)
         pipe.send(resident("VmHWM") - before)
     dist.destroy_process_group()
 
@@ -54,20 +56,29 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) << 10
 
 
-@pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_given_shards_of_four_buckets_when_they_are_published_then_a_rank_takes_two_buckets_of_memory(
-    transport: str,
+@pytest.mark.parametrize(
+    ("transport", "mapping", "dtype"),
+    [
+        ("shm", None, torch.float32),
+        ("gloo", None, torch.float32),
+        ("shm", Mapping.of(rules.Cast("BF16")), torch.bfloat16),
+    ],
+    ids=["shm", "gloo", "shm, cast"],
+)
+def test_given_shards_of_three_buckets_and_more_when_they_are_published_then_a_rank_takes_two_buckets_of_memory(
+    transport: str, mapping: Mapping | None, dtype: torch.dtype
 ) -> None:
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     known = {"WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
     environ = {name: str(value) for name, value in known.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     model = torch.nn.Sequential(*(torch.nn.Linear(LAYER_SHAPE[1], LAYER_SHAPE[0], bias=False) for _ in range(LAYERS)))
+    model.to(dtype)
     pipes = []
     with attach(model) as served:
         processes = []
         for rank in range(RANKS):
             ours, theirs = context.Pipe()
-            arguments = {**environ, "RANK": str(rank)}, transport, served.address, theirs
+            arguments = {**environ, "RANK": str(rank)}, transport, mapping, served.address, theirs
             processes.append(context.Process(target=run_rank, args=arguments, daemon=True))
             processes[-1].start()
             pipes.append(ours)
@@ -75,6 +86,6 @@ def test_given_shards_of_four_buckets_when_they_are_published_then_a_rank_takes_
         for process in processes:
             process.join(DEADLINE)
     for number, weight in enumerate(model.parameters()):
-        assert torch.equal(weight.data, torch.full(LAYER_SHAPE, float(number)))
+        assert torch.equal(weight.data, torch.full(LAYER_SHAPE, float(number), dtype=dtype))
     assert len(taken) == RANKS
     assert max(taken) <= 2 * BUCKET_BYTES + PYTHON_BYTES
