@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import msgspec
@@ -14,10 +15,13 @@ from ckpt_transport.rates import HostLink, HostRates, keep, kept, measure
 SHOWN = 8
 """Characters of a GPU's UUID that people are shown."""
 
+IDLE = 0.5
+"""A load for each core, of the last minute, that is not worth a word."""
+
 
 def measure_and_keep(output: Output, *, as_json: bool) -> None:
     """Measure all links, keep their rates for plans, and show them."""
-    began = time.perf_counter()
+    load, began = os.getloadavg()[0], time.perf_counter()
     with Output(stderr=True).status("measuring the links of this host") as status:
 
         def told(link: HostLink, number: int, of: int) -> None:
@@ -26,6 +30,8 @@ def measure_and_keep(output: Output, *, as_json: bool) -> None:
         rates = measure(told)
     took = time.perf_counter() - began
     path = keep(rates)
+    if caution := busy(load, len(os.sched_getaffinity(0))):
+        Output(stderr=True).print(caution, highlight=False, soft_wrap=True)
     if as_json:
         output.write_bytes(msgspec.json.format(msgspec.json.encode(rates)))
         return
@@ -33,6 +39,19 @@ def measure_and_keep(output: Output, *, as_json: bool) -> None:
     if rates.bucket_seconds:
         output.print(f"a bucket costs this host {rates.bucket_seconds * 1e6:.0f} µs beside its bytes", highlight=False)
     output.print(f"measured in {took:.1f} s, kept in {path}", highlight=False, soft_wrap=True)
+
+
+def busy(load: float, cores: int) -> str:
+    """What to say when other programs kept the cores busy before links were measured; else nothing.
+
+    Args:
+        load: of the last minute, as the kernel has it.
+        cores: that this process may use.
+    """
+    if load <= IDLE * cores:
+        return ""
+    noun = "core" if cores == 1 else "cores"
+    return f"measured while the load was {load:.1f} on {cores} {noun}: measure again when the host is idle"
 
 
 def say_whether_measured(output: Output) -> None:

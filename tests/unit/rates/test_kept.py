@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ckpt_transport.cli.app import app
+from ckpt_transport.cli.rates import busy
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.rates import HostLink, HostRates, LinkKind, LinkRate, keep, kept
 from ckpt_transport.rates.kept import KeptRates, rates_path
@@ -81,6 +82,12 @@ def test_given_what_the_kernel_says_then_the_machine_is_known_without_touching_a
     assert (found.cpu, found.gpus, found.driver) == ("AMD EPYC 9654", ("GPU-a", "GPU-b"), "NVRM version: 580.1")
     bare = look_at(tmp_path / "none", tmp_path / "none")
     assert (bare.cpu, bare.gpus, bare.driver) == (os.uname().machine, (), "")
+
+
+def test_given_a_host_that_others_keep_busy_then_the_command_says_so_and_asks_for_another_time() -> None:
+    assert busy(9.1, 2) == "measured while the load was 9.1 on 2 cores: measure again when the host is idle"
+    assert busy(0.8, 1) == "measured while the load was 0.8 on 1 core: measure again when the host is idle"
+    assert busy(0.9, 2) == busy(0.0, 128) == ""
 
 
 def test_given_the_command_then_it_shows_rates_with_their_unit_and_later_says_that_they_are_known() -> None:
