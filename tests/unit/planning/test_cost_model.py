@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -36,6 +37,7 @@ from tests.unit.worlds import PLENTY, traits
 KNOWN: Mapping[str, Traits] = {
     kind.name: kind.traits for kind in (CudaIpcTransport, GlooTransport, NcclTransport, ShmTransport)
 }
+DESIGN = Path(__file__).parents[3] / "docs/explanation/design.md"
 GB = 10**9
 FILLING = 0.1
 """Filling and draining the pipeline takes less than that part of a plan's time here."""
@@ -122,6 +124,22 @@ def test_given_two_sources_beside_two_gpus_then_each_way_to_a_gpu_carries_everyt
     found = made(version(8 * GB, 8 * GB), fleet, rates, "shm")
     assert takes(found, 16 / 50)
     assert found.prediction.link in ("a to GPU x", "a to GPU y")
+
+
+def test_given_two_sources_and_workers_that_read_each_others_gpu_then_the_plan_explains_itself_as_the_docs_show() -> (
+    None
+):
+    fleet = ranks([("a", "x"), ("a", "y")], [("a", "x"), ("a", "y")])
+    apart = made(version(8 * GB, 8 * GB), fleet, {"a": with_gpus("x", "y")})
+    assert {route.transport for route in apart.routes} == {"nccl", "cuda_ipc"}
+    reading = Topology(
+        tuple(replace(rank, reads=("x", "y")) if rank.role is Role.SINK else rank for rank in fleet.participants)
+    )
+    found = made(version(8 * GB, 8 * GB), reading, {"a": with_gpus("x", "y")})
+    _, _, shown = DESIGN.read_text(encoding="utf-8").partition("`explain(plan)` says:\n\n```text\n")
+    lines = shown.partition("\n```")[0].splitlines()
+    assert len(lines) == 12
+    assert [line for line in explain(found).splitlines() if line in lines] == lines
 
 
 def test_given_gpus_that_need_their_shares_then_each_is_brought_it_over_a_link_of_its_own_and_all_are_shown() -> None:
