@@ -30,8 +30,10 @@ WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch puts between the parts of names, and no model does."""
 PREFIXES = ("module.", "base_model.model.")
 """What DistributedDataParallel and PEFT put before all names."""
-LEFTOVERS = ("inv_freq", "_extra_state", r"v_head\..*", r"value_head\..*")
-"""What trainers keep and engines do not load."""
+LEFTOVERS = tuple(
+    re.compile(rf"(.*\.)?{leftover}") for leftover in ("inv_freq", "_extra_state", r"v_head\..*", r"value_head\..*")
+)
+"""What trainers keep and engines do not load. It may stand outside of what is wrapped, and have no prefix."""
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Layers that one side may have as one tensor, and the other as several."""
 EXPERTS = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
@@ -55,8 +57,8 @@ def find_mapping(given: MappingOf[str, TensorSpec | None], expected: Sequence[Te
     tensors = {name: _described(name, spec) for name, spec in given.items()}
     wanted = {spec.name: spec for spec in expected or ()}
     found: list[Rule] = []
-    finders = [_wrappers, _prefixes, _leftovers, _experts, _stacks, _pieces, _wholes, _tied, _padding, _casts]
-    for find in finders if expected is not None else finders[:2]:
+    everything = [_wrappers, _leftovers, _prefixes, _experts, _stacks, _pieces, _wholes, _tied, _padding, _casts]
+    for find in everything if expected is not None else [_wrappers, _prefixes]:
         for rule in list(find(tensors, wanted)):
             tensors, _ = rule.apply(tensors)
             found.append(rule)
@@ -81,7 +83,8 @@ def _wrappers(tensors: Tensors, wanted: Wanted) -> Iterator[Rule]:
 
 def _prefixes(tensors: Tensors, wanted: Wanted) -> Iterator[Rule]:
     if not wanted:
-        yield from (Strip(prefix) for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors))
+        names = [name for name in tensors if not any(pattern.fullmatch(name) for pattern in LEFTOVERS)]
+        yield from (Strip(prefix) for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names))
         return
     for rule, these, others in ((Strip, tensors.keys(), wanted.keys()), (Add, wanted.keys(), tensors.keys())):
         for prefix in _common_prefixes(these):
@@ -100,8 +103,7 @@ def _common_prefixes(names: Collection[str]) -> list[str]:
 
 
 def _leftovers(tensors: Tensors, wanted: Wanted) -> Iterator[Rule]:
-    for leftover in LEFTOVERS:
-        pattern = re.compile(rf"(.*\.)?{leftover}")
+    for pattern in LEFTOVERS:
         if any(map(pattern.fullmatch, tensors)) and not any(map(pattern.fullmatch, wanted)):
             yield Drop(pattern.pattern)
 

@@ -106,3 +106,11 @@ def test_given_norms_in_another_type_than_the_rest_then_each_is_cast_to_its_own(
     expected = (TensorSpec("a", "BF16", (2,)), TensorSpec("norm", "F32", (2,)), TensorSpec("b", "F16", (2,)))
     mapping = found_for({"a": torch.zeros(2), "norm": torch.zeros(2), "b": torch.zeros(2)}, expected)
     assert mapping == Mapping.of(rules.Cast("BF16", "a"), rules.Cast("F16", "b"))
+
+
+def test_given_leftovers_outside_of_what_is_wrapped_then_they_do_not_hide_its_prefix() -> None:
+    given = {"module.fc.weight": torch.zeros(2), "rope.inv_freq": torch.zeros(2), "v_head.bias": torch.zeros(1)}
+    mapping = found_for(given, (TensorSpec("fc.weight", "F32", (2,)),))
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        assert list(store.register("v1", tensors=given, mapping=mapping).manifest.specs) == ["fc.weight"]
+    assert found_for(given, None) == Mapping.of(rules.Strip("module.")), "an engine that does not say may load them"
