@@ -75,6 +75,7 @@ class VersionMaker:
         """Compute what an adapter makes, and keep it in a pool."""
         if loan.backing is None:
             return self.lend(asked, loan)
+        asked = replace(asked, mapping=None)
         report = ProgressReport(asked.progress, loan.backing.nbytes)
         pool = self._take(asked, loan.backing.nbytes)
         copy_computed(loan.backing, loan.tensors, pool, report.add)
@@ -99,7 +100,10 @@ class VersionMaker:
 
     def lend(self, asked: VersionRequest, tensors: Tensors | Loan) -> StoredVersion:
         """Leave tensors where they lie."""
-        loan = tensors if isinstance(tensors, Loan) else self._borrow(asked, tensors)
+        if isinstance(tensors, Loan):
+            loan, asked = tensors, replace(asked, mapping=None)
+        else:
+            loan = self._borrow(asked, tensors)
         if loan.backing is None:
             self._check_may_be_empty()
         backings = [] if loan.backing is None else [loan.backing]
@@ -172,6 +176,12 @@ class VersionMaker:
     ) -> StoredVersion:
         extents = tuple(extent_of(self._rank, backing) for backing in backings)
         manifest = Manifest(
-            asked.version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
+            asked.version,
+            extents,
+            tuple(tensors),
+            conversions=tuple(conversions),
+            same=same,
+            replicated=replicated,
+            mappings=() if asked.mapping is None else (str(asked.mapping),),
         )
         return StoredVersion(manifest, tuple(backings))

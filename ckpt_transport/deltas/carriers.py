@@ -201,4 +201,4 @@ def delta_manifest(
         tensors.append(PlacedTensor(spec, 0, offset, spec.nbytes))
         carriers.append(Carrier(spec.name, *where, encoded.form, encoded.count, shares))
     delta = Delta(base, version.tensors, tuple(carriers), differences.shares)
-    return Manifest(version.version, (extent,), tuple(tensors), deltas=(delta,))
+    return Manifest(version.version, (extent,), tuple(tensors), mappings=version.mappings, deltas=(delta,))

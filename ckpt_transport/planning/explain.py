@@ -12,6 +12,8 @@ from ckpt_transport.sizes import count, duration, size
 
 HOPS_SHOWN = 12
 """Of a long line, so many."""
+MAPPING_SHOWN = 240
+"""Of the rules of a mapping, so many characters."""
 
 
 def explain(plan: Plan, pauses: Pauses | None = None) -> str:
@@ -28,6 +30,7 @@ def explain(plan: Plan, pauses: Pauses | None = None) -> str:
     lines = [
         f"version   {manifest.version}: {len(manifest.specs):,} tensors, {size(manifest.nbytes)}"
         + (", what not every sink has yet" if manifest.present else ""),
+        *(f"mapping   {_short(mapping)}" for mapping in manifest.mappings),
         *(f"computed  {count(len(each.tensors), 'tensor')}: {each.how}" for each in manifest.conversions),
         f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
         f"{count(hosts, 'host')}",
@@ -65,6 +68,11 @@ def explain(plan: Plan, pauses: Pauses | None = None) -> str:
     lines.append(f"digest    {plan.digest[:16]}")
     lines += [f"{'why' if number == 0 else '':<10}{note}" for number, note in enumerate(plan.notes)]
     return "\n".join(lines)
+
+
+def _short(mapping: str) -> str:
+    """As many of its rules as are read with interest."""
+    return mapping if len(mapping) <= MAPPING_SHOWN else f"{mapping[:MAPPING_SHOWN]}..."
 
 
 def slowest(prediction: Prediction) -> str:

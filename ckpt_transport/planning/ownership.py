@@ -91,6 +91,7 @@ def spread(
         tuple(tensors),
         tuple(present),
         conversions=conversions_of(shards),
+        mappings=tuple(dict.fromkeys(mapping for shard in shards for mapping in shard.mappings)),
         deltas=tuple(delta for shard in shards for delta in shard.deltas),
     )
 

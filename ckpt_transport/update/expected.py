@@ -14,6 +14,7 @@ WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapp
 """What torch puts into names, for ``torch.compile``, ``DistributedDataParallel``, FSDP and checkpointed activations."""
 
 BY_MAPPING = 'have that done by mapping="auto" (--mapping auto)'
+ADD_RULE = "add a rule for it to the mapping, which has none"
 
 
 def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
@@ -26,6 +27,7 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
         return
     brought = dict(plan.manifest.specs)
     version = f"version '{plan.manifest.version}'"
+    by_mapping = ADD_RULE if plan.manifest.mappings else BY_MAPPING
     tied = {name: names for names in engine.ties() for name in names}
     arriving = frozenset(brought)
     for spec in expected:
@@ -33,13 +35,15 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
             if tied.get(spec.name, frozenset()) & arriving:
                 continue
             wanted = {each.name for each in expected}
-            cure = in_the_way(version, arriving, engine.label, wanted) or _other_names(arriving - wanted, engine.label)
+            cure = in_the_way(version, arriving, engine.label, wanted, by_mapping) or _other_names(
+                arriving - wanted, engine.label
+            )
             raise PlanMismatchError(f"{version} lacks tensor {spec}, which {engine.label} has{cure}")
         other = brought.pop(spec.name)
         if other != spec:
             raise PlanMismatchError(
                 f"tensor {spec.name} is {other.dtype} {list(other.shape)} in {version} and "
-                f"{spec.dtype} {list(spec.shape)} in {engine.label}{_cast(other, spec)}"
+                f"{spec.dtype} {list(spec.shape)} in {engine.label}{_cast(other, spec, by_mapping)}"
             )
     known = {spec.name for spec in expected}
     more = sorted(name for name in brought if not tied.get(name, frozenset()) & known)
@@ -57,13 +61,15 @@ def brought_of(expected: Expected, plan: Plan) -> Expected:
     return None if expected is None else tuple(spec for spec in expected if spec.name in brought)
 
 
-def in_the_way(version: str, arriving: Collection[str], engine: str, expected: Collection[str]) -> str:
+def in_the_way(
+    version: str, arriving: Collection[str], engine: str, expected: Collection[str], by_mapping: str = BY_MAPPING
+) -> str:
     """Say what the names of one side have in addition, and the cure; empty when that is not the difference."""
     if extra := _extra(arriving, expected):
         where, part, without = extra
         return (
             f": {where.format(version)} '{part}', and those of {engine} do not; take it out: "
-            f"{{name.{without}: tensor for name, tensor in tensors.items()}}, or {BY_MAPPING}"
+            f"{{name.{without}: tensor for name, tensor in tensors.items()}}, or {by_mapping}"
         )
     if extra := _extra(expected, arriving):
         where, part, _ = extra
@@ -84,10 +90,10 @@ def _other_names(more: Collection[str], engine: str) -> str:
     )
 
 
-def _cast(brought: TensorSpec, expected: TensorSpec) -> str:
+def _cast(brought: TensorSpec, expected: TensorSpec, by_mapping: str) -> str:
     """Say the cure where a mapping can cast what is brought to what is expected."""
     castable = brought.shape == expected.shape and {brought.dtype, expected.dtype} <= set(FLOATS)
-    return f"; cast it, or {BY_MAPPING}" if castable else "; is it a checkpoint of the same model?"
+    return f"; cast it, or {by_mapping}" if castable else "; is it a checkpoint of the same model?"
 
 
 def _extra(names: Collection[str], others: Collection[str]) -> tuple[str, str, str] | None:

@@ -119,6 +119,7 @@ class PlanCache:
                 shard.tensors,
                 shard.fingerprint,
                 shard.conversions,
+                shard.mappings,
                 shard.replicated,
                 shard.deltas,
             )

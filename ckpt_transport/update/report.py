@@ -98,6 +98,15 @@ class Report:
         return self.plan.prediction.seconds
 
     @property
+    def mappings(self) -> tuple[str, ...]:
+        """The rules by which the trainer's names, types and shapes became the engines', in words.
+
+        There is one mapping for each that source ranks have applied, as those that ``mapping="auto"`` has found; none
+        where there was none.
+        """
+        return self.plan.manifest.mappings
+
+    @property
     def transports(self) -> tuple[str, ...]:
         """Those that the plan has used, by name."""
         return tuple(dict.fromkeys(route.transport for route in self.plan.routes))
@@ -128,6 +137,7 @@ class Report:
             "in_place": self.in_place,
             "predicted_held_seconds": None if self.pauses is None else self.pauses.to_dict(),
             "intake": self.intake,
+            "mappings": list(self.mappings),
             "delta": None if self.delta is None else self.delta.to_dict(),
             "sinks": [
                 {

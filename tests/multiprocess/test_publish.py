@@ -154,8 +154,11 @@ def test_given_a_mapping_to_be_found_out_then_sinks_are_asked_and_get_what_they_
     with fleet(SinkSpec(make=in_bfloat16), SinkSpec(make=in_bfloat16)) as sinks, ParameterServer(CONFIG) as server:
         given = {f"module.{name}": tensor for name, tensor in weights(2).items()}
         with caplog.at_level("INFO", "ckpt_transport"):
-            server.publish("step-2", given, [sink.address for sink in sinks], mapping="auto")
+            report = server.publish("step-2", given, [sink.address for sink in sinks], mapping="auto")
         assert "strip module.; cast BF16 .*" in caplog.text
+        assert report is not None
+        assert report.mappings == ("strip module.; cast BF16 .*",)
+        assert "mapping   strip module.; cast BF16 .*\n" in explain(report.plan)
         expected = {name: tensor.to(torch.bfloat16) for name, tensor in weights(2).items()}
         assert all(sink.state().holds(expected) for sink in sinks)
 

@@ -168,6 +168,7 @@ class Manifest(msgspec.Struct, frozen=True):
         conversions: what is known about tensors that the sources compute.
         same: of what one source holds, names that were given for one and the same tensor.
         replicated: of what one source holds, names of tensors whose bytes are the same at every source that has them.
+        mappings: the rules by which sources have made names, types and shapes, in words; of each kind one.
         deltas: of each source what its tensors mean, where they are carriers; none where they are the version's own.
         ordered: tensors whose bytes the manifest of a plan numbers in column order; the shares of its sinks, too.
         columns: where the bytes come from of extents that the plan has made, the last ones, for these.
@@ -181,6 +182,7 @@ class Manifest(msgspec.Struct, frozen=True):
     conversions: tuple[Conversion, ...] = ()
     same: tuple[tuple[str, ...], ...] = ()
     replicated: tuple[str, ...] = ()
+    mappings: tuple[str, ...] = ()
     deltas: tuple[Delta, ...] = ()
     ordered: tuple[ColumnOrder, ...] = ()
     columns: tuple[ColumnPart, ...] = ()

@@ -334,3 +334,15 @@ def test_given_columns_that_a_rule_has_cut_when_they_are_lent_then_the_rule_and_
     ):
         mapped({"w": torch.randn(2, 4)}, split, how="lend")
     assert mapped({"w": torch.randn(2, 4)}, split).keys() == {"q", "k"}
+
+
+@every_way
+def test_given_rules_that_change_only_names_then_the_manifest_says_which(how: str) -> None:
+    chosen = rules.Strip("module."), rules.Rename("a", "b"), rules.Drop("c")
+    tensors = {"module.a": torch.zeros(2), "module.c": torch.zeros(2)}
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        given: Any = iter(tensors.items()) if how == "stream" else tensors
+        take = store.lend if how == "lend" else store.register
+        stored = take("v1", tensors=given, mapping=Mapping.of(*chosen))
+        assert stored.manifest.mappings == ("strip module.; rename a b; drop c",)
+        assert store.lend("v2", {"b": torch.zeros(2)}).manifest.mappings == ()

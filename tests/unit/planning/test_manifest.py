@@ -78,3 +78,11 @@ def test_given_what_sources_compute_then_it_is_known_of_the_whole_version() -> N
         ],
     )
     assert merged.conversions == (Conversion(how, ("0.1", "1.0")), Conversion("other", ("1.0",)))
+
+
+def test_given_the_rules_that_sources_have_applied_then_the_whole_version_has_each_mapping_once() -> None:
+    one, two = shards(manifest([1, 2], [3]))
+    same = ["strip module.", "strip module."]
+    for said, kept in ((same, ("strip module.",)), (["drop a", "strip module."], ("drop a", "strip module."))):
+        held = [msgspec.structs.replace(each, mappings=(rule,)) for each, rule in zip((one, two), said, strict=True)]
+        assert merge("step-2", held).mappings == kept

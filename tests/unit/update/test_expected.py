@@ -56,6 +56,10 @@ def test_given_the_names_of_a_wrapped_module_then_they_are_refused_with_the_cure
         assert served.version == "v3"
 
 
+def manifest_of(brought: list[TensorSpec], *mappings: str) -> Any:
+    return SimpleNamespace(version="v2", specs={spec.name: spec for spec in brought}, mappings=mappings)
+
+
 EMBEDDING, HEAD, NORM = (TensorSpec(name, "BF16", (4,)) for name in ("embed_tokens.weight", "lm_head.weight", "norm"))
 
 
@@ -73,7 +77,7 @@ EMBEDDING, HEAD, NORM = (TensorSpec(name, "BF16", (4,)) for name in ("embed_toke
     ],
 )
 def test_given_another_name_of_a_tied_tensor_then_it_is_not_too_much(brought: list[TensorSpec], said: str) -> None:
-    plan: Any = SimpleNamespace(manifest=SimpleNamespace(version="v2", specs={spec.name: spec for spec in brought}))
+    plan: Any = SimpleNamespace(manifest=manifest_of(brought))
     engine: Any = SimpleNamespace(label="the engine", ties=lambda: (frozenset([EMBEDDING.name, HEAD.name]),))
     if not said:
         check_expected(plan, engine, (EMBEDDING, NORM))
@@ -92,7 +96,14 @@ def test_given_another_name_of_a_tied_tensor_then_it_is_not_too_much(brought: li
     ],
 )
 def test_given_other_names_types_or_shapes_then_the_error_says_what_helps(brought: list[TensorSpec], said: str) -> None:
-    plan: Any = SimpleNamespace(manifest=SimpleNamespace(version="v2", specs={spec.name: spec for spec in brought}))
+    plan: Any = SimpleNamespace(manifest=manifest_of(brought))
     engine: Any = SimpleNamespace(label="the engine", ties=tuple)
     with pytest.raises(PlanMismatchError, match=said):
+        check_expected(plan, engine, (EMBEDDING, NORM))
+
+
+def test_given_a_mapping_that_lacks_a_rule_then_the_error_does_not_ask_for_a_mapping() -> None:
+    plan: Any = SimpleNamespace(manifest=manifest_of([EMBEDDING, TensorSpec("norm", "F32", (4,))], "strip module."))
+    engine: Any = SimpleNamespace(label="the engine", ties=tuple)
+    with pytest.raises(PlanMismatchError, match=r"cast it, or add a rule for it to the mapping, which has none$"):
         check_expected(plan, engine, (EMBEDDING, NORM))
