@@ -1,8 +1,9 @@
 """Who publishes a step's weights has them lent, or copied first where they cannot be lent.
 
 Who lends has buckets gathered while others are on their way, and needs two of them as memory for that. Who registers
-copies everything before, into memory of the version's size. Lending never takes longer: where both copies use different
-links, they overlap, and where they use the same one, as the memory of a host, it has to do as much either way.
+copies everything before, into memory of the version's size. So whatever can be lent is. That takes no longer where both
+copies use different links, which overlap, nor where they use the same one, as the memory of a host, which has to do as
+much either way. Parts that are cut into many short ranges take as long lent as registered: their plan does.
 """
 
 from __future__ import annotations
