@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 
@@ -18,6 +18,8 @@ PARTS = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 class DetachedModule:
     """A copy of a module and its children. No memory and no object that can be changed is the served module's.
+
+    Use it as a context: at its end the copy is gone.
 
     Where a module has no quantization method, vLLM runs no code of it. Its copy refers to the same objects, and has no
     children.
@@ -54,6 +56,16 @@ class DetachedModule:
         own: Any = self.module
         method = getattr(own, "quant_method", None)
         return self._objects.changed((own, method, *(vars(own)[part] for part in PARTS)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give its memory back. Modules and their tensors refer to each other, and would wait for a collection."""
+        for each in list(self.module.modules()):
+            vars(each).clear()
+        self._memory.clear()
+        self._objects.clear()
 
     def _alone(self, served: torch.nn.Module) -> torch.nn.Module:
         alone: Any = object.__new__(type(served))
@@ -93,7 +105,7 @@ def _storages(served: torch.nn.Module) -> Mapping[int, torch.UntypedStorage]:
     return {_storage(tensor): tensor.untyped_storage() for tensor in tensors}
 
 
-def _copied_memory(served: torch.nn.Module) -> Mapping[int, torch.UntypedStorage]:
+def _copied_memory(served: torch.nn.Module) -> dict[int, torch.UntypedStorage]:
     with torch.no_grad():
         raw = {key: _bytes_of(storage) for key, storage in _storages(served).items()}
         return {key: each.clone().untyped_storage() for key, each in raw.items()}

@@ -58,6 +58,12 @@ class DetachedObjects:
         copied: torch.nn.Module = self._copies[id(module)][1]
         return copied
 
+    def clear(self) -> None:
+        """Forget all copies."""
+        self._copies.clear()
+        self._made.clear()
+        self._contents.clear()
+
     def note(self) -> None:
         """Remember what the copies have now."""
         self._contents = [_content(each) for _, each in self._made]

@@ -40,14 +40,13 @@ def rehearse_processing(
         SharedChangeError: its processing changes what it may share.
         SeenByPassesError: its processing was about to.
     """
-    detached = DetachedModule(target, served)
-    with torch.no_grad():
+    with torch.no_grad(), DetachedModule(target, served) as detached:
         memory = _stage(target, detached, loaded)
         alone = _Alone(memory)
         with alone, _SeenCalls(alone):
             found = Processing.of(target, detached.module)
-    if changed := detached.changed():
-        raise SharedChangeError(f"its processing changes {changed}")
+        if changed := detached.changed():
+            raise SharedChangeError(f"its processing changes {changed}")
     return found
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import MethodType
 from typing import Any
 
 import torch
@@ -58,18 +57,20 @@ def remember_form(served: torch.nn.Module, shadow: torch.nn.Module) -> None:
 
     info: Any = copy.copy(layerwise.get_layerwise_info(served))
     info.restore_metadata = tuple(
-        {name: _of_shadow(tensor, served, shadow) for name, tensor in tensors.items()}
-        for tensors in info.restore_metadata
+        {name: _of_shadow(tensor, served) for name, tensor in tensors.items()} for tensors in info.restore_metadata
     )
     info.reset()
     layerwise.LAYERWISE_INFO[shadow] = info
 
 
-def _of_shadow(meta: torch.Tensor, served: torch.nn.Module, shadow: torch.nn.Module) -> torch.Tensor:
-    """Of a tensor without memory, a copy whose methods are the shadow's. vLLM keeps those of a module without it."""
+def _of_shadow(meta: torch.Tensor, served: torch.nn.Module) -> torch.Tensor:
+    """Of a tensor without memory, a copy that belongs to no module: vLLM gives its methods the one that it is put into.
+
+    What vLLM remembers of a module must not refer to it, or that would never go.
+    """
+    from vllm.model_executor.model_loader.reload.sanitize import sanitize_layer_refs
+
     found: Any = meta.detach()
     found.__class__ = meta.__class__
-    for name, value in meta.__dict__.items():
-        bound = isinstance(value, MethodType) and (value.__self__ is served or type(value.__self__) is object)
-        found.__dict__[name] = value.__func__.__get__(shadow) if bound else value
-    return torch.Tensor.requires_grad_(found, False)
+    found.__dict__.update(meta.__dict__)
+    return torch.Tensor.requires_grad_(sanitize_layer_refs(found, served), False)

@@ -5,23 +5,27 @@ Usage: ``python -m tests.vllm.rehearsed [--ranks]``.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 import torch
 import typer
 from safetensors.torch import load_file
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from ckpt_transport_vllm import rehearsal
+from ckpt_transport_vllm import rehearsal, rehearsed_processing
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.processing import Processing
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.recorded_model import ApplyMode
 from ckpt_transport_vllm.rehearsed_processing import rehearse_processing
+from ckpt_transport_vllm.shadow_module import ShadowModule
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
@@ -111,6 +115,7 @@ def check(folder: Path) -> None:
     print("every replay is compared: nothing is rehearsed", flush=True)
     check_processing(updated)
     check_kept(updated)
+    check_memory(updated)
     plant(updated, negates_what_is_not_zero)
     said = updated.warm_up()
     assert "; 1 are not, which the loader loads;" in said[-1], said
@@ -189,6 +194,32 @@ def check_kept(updated: Rehearsed) -> None:
     del layer.quant_method
     updated.renew()
     print("processing whose kernel keeps a parameter: left to the first update", flush=True)
+
+
+def check_memory(updated: Rehearsed) -> None:
+    """What a rehearsal has taken is free at its end, without a collection; and shadows go that nobody has any more."""
+    taken = list[Any]()
+    stage, weak = rehearsed_processing._stage, cast(Any, StorageWeakRef)
+
+    def noted(*arguments: Any) -> list[torch.Tensor]:
+        memory = stage(*arguments)
+        taken.extend(weak(tensor.untyped_storage()) for tensor in memory)
+        return memory
+
+    gc.collect()
+    gc.disable()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsed_processing, "_stage", noted)
+        updated.warm_up()
+    gc.enable()
+    assert taken
+    assert all(each.expired() for each in taken)
+    layer = updated.engine._find_target().model.get_submodule(PROCESSED)
+    module = weakref.ref(ShadowModule(layer, {}).module)
+    gc.collect()
+    assert module() is None
+    updated.renew()
+    print("memory of a rehearsal: free at its end", flush=True)
 
 
 def after(kind: Any, planted: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

@@ -14,6 +14,7 @@ def test_given_rehearsals_of_all_kinds_then_the_first_update_does_what_they_have
     assert "every replay is compared: nothing is rehearsed" in said
     assert "processing that changes what is shared: left to the first update" in said
     assert "processing whose kernel keeps a parameter: left to the first update" in said
+    assert "memory of a rehearsal: free at its end" in said
     assert "a replay that differs: left to the loader" in said
 
 
