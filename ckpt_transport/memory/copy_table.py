@@ -17,8 +17,8 @@ from ckpt_transport.memory.launch import Launch, has_kernels
 from ckpt_transport.memory.strided_bytes import WIDEST, StridedBytes, tiles
 from ckpt_transport.memory.table import put, record_use
 
-WARPS = 16
-BLOCK = 4096
+WARPS = 8
+BLOCK = 2048
 """Words that a program moves at a time."""
 
 
