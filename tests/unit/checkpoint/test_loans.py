@@ -67,6 +67,11 @@ def written(tensors: Tensors) -> Tensors:
     return tensors
 
 
+def freed(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 def looked_up_anew(tensors: Tensors) -> Tensors:
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
@@ -167,6 +172,7 @@ def test_given_another_mapping_then_it_is_applied() -> None:
         (lambda tensors: tensors | {"embed": tensors["embed"].t()}, "'embed' is not contiguous"),
         (lambda tensors: tensors | {"norm": torch.zeros(7, dtype=torch.bfloat16, device="meta")}, "'norm' is on the m"),
         (lambda tensors: tensors | {"norm": torch.ones(7).to_sparse()}, "'norm' is torch.sparse_coo"),
+        (lambda tensors: tensors | {"norm": freed(tensors["norm"])}, "'norm' has no memory any more"),
     ],
 )
 def test_given_a_tensor_that_cannot_be_lent_any_more_then_it_is_named(
