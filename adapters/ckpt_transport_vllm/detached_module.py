@@ -38,10 +38,14 @@ class DetachedModule:
     def __init__(self, target: UpdatedModel, served: torch.nn.Module) -> None:
         self._memory = _copied_memory(served)
         self._objects = DetachedObjects(self._beside, _configuration(target))
-        self.module = self._objects.module(served, "it") if _is_processed(served) else self._alone(served)
-        for each, copied in zip(_parts(served), self.module.modules(), strict=True):
-            remember_form(each, copied)
-        self._objects.note()
+        try:
+            self.module = self._objects.module(served, "it") if _is_processed(served) else self._alone(served)
+            for each, copied in zip(_parts(served), self.module.modules(), strict=True):
+                remember_form(each, copied)
+            self._objects.note()
+        except BaseException:
+            self._forget()
+            raise
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """What its parameters and buffers are now, and its children's."""
@@ -64,6 +68,9 @@ class DetachedModule:
         """Give its memory back. Modules and their tensors refer to each other, and would wait for a collection."""
         for each in list(self.module.modules()):
             vars(each).clear()
+        self._forget()
+
+    def _forget(self) -> None:
         self._memory.clear()
         self._objects.clear()
 

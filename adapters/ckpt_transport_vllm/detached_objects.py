@@ -8,6 +8,8 @@ import logging
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from operator import is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -27,7 +29,8 @@ class NotDetachableError(Exception):
 class DetachedObjects:
     """Copies of objects, of each one only.
 
-    Numbers, classes and the like are shared. A function is, too, as long as it does not refer to a module.
+    Numbers, classes and the like are shared. A function is, too, as long as it does not refer to a module. What was
+    given to one beforehand, by ``functools.partial``, is copied.
 
     Args:
         tensor: gives the copy of a tensor. Where that has the same memory, others see to it that nobody writes there.
@@ -59,7 +62,10 @@ class DetachedObjects:
         return copied
 
     def clear(self) -> None:
-        """Forget all copies."""
+        """Forget all copies. Those of modules are empty then: they and their tensors refer to each other."""
+        for value, copied in self._copies.values():
+            if isinstance(copied, torch.nn.Module) and copied is not value:
+                vars(copied).clear()
         self._copies.clear()
         self._made.clear()
         self._contents.clear()
@@ -102,6 +108,8 @@ class DetachedObjects:
             return copied
         if isinstance(value, MethodType):
             return MethodType(value.__func__, self._copy(value.__self__, path))
+        if isinstance(value, partial):
+            return self._partial(value, path)
         if isinstance(value, FunctionType):
             _check_no_module(_enclosed(value), path)
             return value
@@ -111,6 +119,15 @@ class DetachedObjects:
         if isinstance(value, (dict, list, set, frozenset, tuple)):
             return self._container(value, path)
         return self._instance(value, path)
+
+    def _partial(self, value: partial[Any], path: str) -> partial[Any]:
+        own = value.func, *value.args, *value.keywords.values()
+        found = [self._copy(each, f"{path}()") for each in own]
+        if all(map(is_, found, own)):
+            return value
+        function, *given = found
+        count = len(value.args)
+        return partial(function, *given[:count], **dict(zip(value.keywords, given[count:], strict=True)))
 
     def _container(self, value: Any, path: str) -> Any:
         kind = type(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -142,6 +143,7 @@ OTHER = torch.nn.Linear(2, 2)
 REFUSED: dict[str, Callable[[], object]] = {
     "is a module that is elsewhere in the model": lambda: [OTHER],
     "refers to a module": lambda: lambda module=OTHER: lambda: module,
+    "is a module that": lambda: [partial(print, OTHER)],
     "is a Closing, which there is no copy of": Closing,
     "is a Counted, which there is no copy of": lambda: type("Counted", (dict,), {})(),
 }
@@ -164,3 +166,37 @@ def test_given_a_weak_reference_or_a_function_then_only_that_of_a_module_is_refu
     served.quant_method.kernel = weakref.ref(OTHER)
     with pytest.raises(NotDetachableError, match="refers to a module"):
         detached(served)
+
+
+def test_given_a_function_that_was_given_the_module_beforehand_then_that_of_a_copy_was_given_the_copy() -> None:
+    served = layer()
+    served.rename = partial(setattr, served, "label")
+    served.quant_method.kernel = partial(served.quant_method.call)
+    objects, copied = detached(served)
+    copied.rename("copy")
+    assert (copied.label, hasattr(served, "label")) == ("copy", False)
+    assert copied.quant_method.kernel() is copied.quant_method.config
+    assert objects.changed(()) == "it.label"
+
+
+def test_given_a_module_of_which_there_is_no_copy_then_the_memory_of_what_was_copied_is_free_at_once() -> None:
+    copies: list[weakref.ref[torch.Tensor]] = []
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        made = tensor.clone()
+        copies.append(weakref.ref(made))
+        return made
+
+    served = layer()
+    served.weight.owner = served
+    served.quant_method.kernel = OTHER
+    objects = DetachedObjects(copied)
+    gc.disable()
+    try:
+        with pytest.raises(NotDetachableError):
+            objects.module(served, "it")
+        objects.clear()
+        assert copies
+        assert not any(each() is not None for each in copies)
+    finally:
+        gc.enable()
