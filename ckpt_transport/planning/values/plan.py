@@ -11,6 +11,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.decoding import prepared
+from ckpt_transport.errors import PlanError
 from ckpt_transport.memory import APART, no_collections
 from ckpt_transport.planning.values.column_order import ColumnOrder
 from ckpt_transport.planning.values.columns import decode, encode
@@ -199,10 +200,13 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
             msgspec.DecodeError: the bytes are not a plan.
         """
         form, rest = data[:1], data[1:]
-        if form == PLAIN:
-            return _decoder.decode(rest)
-        if form == COLUMNS:
-            return msgspec.convert(decode(rest), prepared(Plan))
+        try:
+            if form == PLAIN:
+                return _decoder.decode(rest)
+            if form == COLUMNS:
+                return msgspec.convert(decode(rest), prepared(Plan))
+        except PlanError as error:
+            raise msgspec.DecodeError(str(error)) from error
         raise msgspec.DecodeError("the bytes are in no form that plans travel in")
 
     @cached_property

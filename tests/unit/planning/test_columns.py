@@ -47,6 +47,15 @@ def test_given_any_plan_then_it_and_its_digest_survive_the_journey_in_both_forms
     assert decoded.digest == made.digest
 
 
+def test_given_participants_out_of_order_when_a_plan_is_read_in_either_form_then_the_bytes_are_none() -> None:
+    tree = msgspec.msgpack.decode(msgspec.msgpack.encode(chained().plan()))
+    tree["topology"]["participants"].reverse()
+    plain, in_columns = values.PLAIN + msgspec.msgpack.encode(tree), values.COLUMNS + columns.encode(tree)
+    for data in (plain, in_columns):
+        with pytest.raises(msgspec.DecodeError, match="must have ranks 0, 1, 2"):
+            Plan.decode(data)
+
+
 def test_given_names_that_differ_in_numbers_then_they_take_next_to_no_bytes() -> None:
     names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(61) for expert in range(384)]
     assert len(columns.encode(names)) < 1000
