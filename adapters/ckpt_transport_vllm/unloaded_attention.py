@@ -23,9 +23,11 @@ def process_unloaded(target: UpdatedModel, attention: Sequence[torch.nn.Module])
     Tensors that they derive anew are brought to where kernels and CUDA graphs look for them.
     """
     graph_tensors = GraphTensors(attention, waits_for_the_end)
-    with finishing(target):
-        forget_attention_scales(target, attention)
-        for module in attention:
-            own: Any = module
-            own.process_weights_after_loading(target.model_config.dtype)
-    graph_tensors.bring_back()
+    try:
+        with finishing(target):
+            forget_attention_scales(target, attention)
+            for module in attention:
+                own: Any = module
+                own.process_weights_after_loading(target.model_config.dtype)
+    finally:
+        graph_tensors.bring_back()
