@@ -6,19 +6,23 @@ import contextlib
 import enum
 import logging
 import weakref
-from collections import OrderedDict, defaultdict
+from array import array
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 SHARED: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type, enum.Enum, ModuleType)
 """What cannot be changed, or is the whole program's."""
 SHARED_FROM = frozenset({"torch", "triton", "functools", "threading", logging.__name__})
 """Packages whose objects are shared: operators, kernels, caches, loggers."""
+ODD: tuple[type, ...] = (deque, bytearray, array, np.ndarray)
+"""What can be changed, and is neither a plain object nor a container that is looked into."""
 Content = dict[Any, Any]
 
 
@@ -152,6 +156,8 @@ class DetachedObjects:
         kind = type(value)
         slots = [name for name in _slots(kind) if hasattr(value, name)]
         own = dict(getattr(value, "__dict__", {}))
+        if isinstance(value, ODD):
+            raise NotDetachableError(f"{path} is a {kind.__name__}, which there is no copy of")
         if kind.__module__.partition(".")[0] in SHARED_FROM or not (slots or hasattr(value, "__dict__")):
             return value
         if hasattr(kind, "__del__"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import gc
 import weakref
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,6 +146,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "refers to a module": lambda: lambda module=OTHER: lambda: module,
     "is a module that": lambda: [partial(print, OTHER)],
     "is a Closing, which there is no copy of": Closing,
+    "is a deque, which there is no copy of": lambda: [deque([1])],
+    "is a ndarray, which there is no copy of": lambda: np.zeros(2),
     "is a Counted, which there is no copy of": lambda: type("Counted", (dict,), {})(),
 }
 
