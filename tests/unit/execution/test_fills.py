@@ -72,10 +72,14 @@ def ended(found: Fills) -> int:
     return sum(event.kind is StageKind.FILL for event in found.ledger.events)
 
 
-def test_given_slots_that_a_thread_fills_when_requests_will_be_held_then_both_are_full_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def by_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fill is so short that it is done in passing."""
     monkeypatch.setattr(fills, "HANDED_OVER_BYTES", 0)
+
+
+@pytest.mark.usefixtures("by_thread")
+def test_given_slots_that_a_thread_fills_when_requests_will_be_held_then_both_are_full_first() -> None:
     memory = Slow()
     with filling(Fills, memory) as found:
         found.run_ahead(lambda: None, lambda seconds: memory.told.set())
@@ -98,10 +102,8 @@ def test_given_slots_for_all_when_a_device_fills_them_then_all_are_full_before_r
         assert len(memory.filled) == ended(found) == 1
 
 
-def test_given_requests_that_run_on_when_filling_is_begun_then_nobody_waits_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fills, "HANDED_OVER_BYTES", 0)
+@pytest.mark.usefixtures("by_thread")
+def test_given_requests_that_run_on_when_filling_is_begun_then_nobody_waits_for_it() -> None:
     memory = Slow()
     with filling(Fills, memory) as found:
         assert found.advance()
