@@ -48,13 +48,8 @@ class LentMemory:
         sizes: Sequence[int],
         gathered: str = "",
     ) -> None:
-        self.offsets, self.nbytes, self.addresses, self.sizes, self.gathered = (
-            offsets,
-            nbytes,
-            addresses,
-            sizes,
-            gathered,
-        )
+        self.offsets, self.nbytes, self.addresses, self.sizes = offsets, nbytes, addresses, sizes
+        self.gathered = gathered
         self.devices = frozenset(devices)
         self._gatherings: dict[torch.device, Gathering] = {}
         self._begins: Sequence[int] | None = None
