@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 
 import pytest
@@ -13,6 +12,7 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import JoinError, UpdateAbortedError
 from tests.fleet import SinkSpec, fleet, weights
 from tests.patience import PATIENT
+from tests.support.ports import free_port
 
 CONFIG = Config.load(**PATIENT)
 
@@ -74,10 +74,15 @@ def test_given_a_trainers_leftover_world_then_a_single_source_gives_up_in_time_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody is rank 1: the trainer that had it has ended."""
-    leftover = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    leftover = {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     for name, value in leftover.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_PORT", str(20_000 + os.getpid() % 10_000))
     config = Config.load(**{**PATIENT, "join_timeout": 2.0})
     with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
         server.register("v2", tensors=weights(2))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import urllib.request
-from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -16,19 +13,10 @@ from ckpt_transport.events import Event, UpdateBegan, UpdateEnded, observe
 from tests.fleet import SinkSpec, fleet, weights
 from tests.injection import Fault
 from tests.patience import DEADLINE, PATIENT
+from tests.support.ports import free_port
 
 SEVERAL = 4
 """Ports next to each other."""
-
-
-def first_of_free_ports() -> int:
-    """The first of some that nobody listens at, below those of which a host gives one to whoever asks for any."""
-    for port in range(10_000 + os.getpid() * SEVERAL % 20_000, 32_000, SEVERAL):
-        with ExitStack() as stack, suppress(OSError):
-            for number in range(port, port + SEVERAL):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
-            return port
-    raise AssertionError("so many neighbours are not free")
 
 
 def scraped(port: int) -> str:
@@ -59,7 +47,7 @@ def value(page: str, sample: str) -> float:
 
 
 def test_given_two_sinks_when_versions_come_and_are_taken_back_then_each_process_exports_its_part() -> None:
-    port = first_of_free_ports()
+    port = free_port(neighbours=SEVERAL - 1)
     settings = {**PATIENT, "metrics": f"127.0.0.1:{port}", "commit": "staged", "transport": "shm"}
     spec = SinkSpec(settings=settings)
     with fleet(spec, spec) as sinks, ParameterServer(Config.load(**settings), rank=0, world_size=1) as server:

@@ -19,6 +19,7 @@ from ckpt_transport.errors import CkptTransportError, JoinError, UpdateAbortedEr
 from ckpt_transport.update import source
 from tests.fleet import SinkSpec, context, fleet, weights
 from tests.patience import DEADLINE, PATIENT
+from tests.support.ports import free_port
 
 CURE = "for one source pass rank=0, world_size=1"
 HASTY = {**PATIENT, "join_timeout": 0.7}
@@ -33,11 +34,6 @@ def store() -> TCPStore:
 def environment(port: int, rank: int, size: int, *, agent: bool = True) -> dict[str, str]:
     found = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return {name: str(value) for name, value in found.items()} | {"TORCHELASTIC_USE_AGENT_STORE": str(agent)}
-
-
-def free_port() -> int:
-    gone = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-    return gone.port
 
 
 # -- RANK and WORLD_SIZE of somebody else -------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 
 from ckpt_transport import ask_version
 from tests.patience import PATIENT
+from tests.support.ports import free_port
 
 NEEDED = ("transformers", "fastapi", "uvicorn", "openai", "accelerate")
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -38,7 +38,7 @@ def checkpoints(tmp_path: Path) -> list[Path]:
 @contextmanager
 def server(checkpoint: Path) -> Iterator[tuple[str, str]]:
     """The URL of a server, and the address of its sink."""
-    port, sink = _free_port(), f"ipc://{checkpoint}/sink"
+    port, sink = free_port(), f"ipc://{checkpoint}/sink"
     batches = ["--continuous-batching", "--cb-num-blocks=64", "--cb-max-batch-tokens=64"]
     command = [sys.executable, "-m", "ckpt_transport_transformers", "--sink", sink, "serve", str(checkpoint)]
     with (checkpoint / "log").open("w") as log:
@@ -48,13 +48,6 @@ def server(checkpoint: Path) -> Iterator[tuple[str, str]]:
         finally:
             served.terminate()
             served.wait(60)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def _patient() -> dict[str, str]:

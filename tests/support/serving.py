@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,9 +18,12 @@ import psutil
 
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.service.endpoints import client_of
+from tests.support.ports import free_port
 
 START_SECONDS = 900.0
 """A server that cannot start ends sooner. One that starts takes minutes on a busy machine."""
+GIVEN_UP = "Application shutdown complete"
+"""What uvicorn writes last."""
 STOP_SECONDS = 40.0
 HEALTH_SECONDS = 5.0
 TIDY_SECONDS = 5.0
@@ -61,7 +63,7 @@ class ServedChild(ABC):
         self._log = log
         self._segments: set[Path] = set()
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.kind.lower()}-")
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         arguments = [*self._own_arguments(directory, port), *arguments]
         self.process: Process = self._start(arguments, {**os.environ, **self._environment(), **(environment or {})})
@@ -95,13 +97,17 @@ class ServedChild(ABC):
         """
         deadline = time.monotonic() + START_SECONDS
         with client_of(self.url, HEALTH_SECONDS) as client:
-            while time.monotonic() < deadline and self.process.poll() is None:
+            while time.monotonic() < deadline and self.process.poll() is None and not self._has_given_up():
                 with contextlib.suppress(httpx.HTTPError):
                     if client.get(self.health_route).is_success:
                         self._segments = shared_by(self.process.pid)
                         return self
                 time.sleep(0.3)
         raise ServeError(f"{self.kind} did not start:\n{self.last_words()}")
+
+    def _has_given_up(self) -> bool:
+        """Its processes may live on when it cannot serve, as where its port is taken."""
+        return GIVEN_UP in self.last_words()
 
     @abstractmethod
     def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
@@ -173,10 +179,3 @@ def shared_by(pid: int) -> set[Path]:
 def last_words(log: Path) -> str:
     """The end of what a server's processes wrote."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
