@@ -22,7 +22,7 @@ def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
     """A digest of names, types, shapes and bytes, in hexadecimal: equal where all of these are, in whatever order of
     memory.
 
-    The bytes of one device take one pass over its memory, see :mod:`ckpt_transport.memory.digest`.
+    The bytes of one device take one pass over its memory, see :mod:`ckpt_transport.memory.digest_pages`.
 
     Args:
         tensors: plain ones, by name, on any devices.

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from ckpt_transport.memory import Fence
-from ckpt_transport.memory.digest import Digest
+from ckpt_transport.memory.digest_pages import Digest
 
 Work = TypeVar("Work")
 TASK_BYTES = 4 << 20

@@ -44,7 +44,9 @@ from ckpt_transport.memory import (
     stream_for,
     usable_cores,
 )
-from ckpt_transport.memory.digest import Digest, as_bytes, digests_of_pages
+from ckpt_transport.memory.digest import as_bytes
+from ckpt_transport.memory.digest_pages import Digest
+from ckpt_transport.memory.host_digest import digests_of_pages
 from ckpt_transport.planning import IN_PLACE, Bucket
 from ckpt_transport.transports.interface import Control
 

@@ -27,7 +27,8 @@ from ckpt_transport.memory import (
     number_at,
     part_of,
 )
-from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, digest
+from ckpt_transport.memory.digest import digest
+from ckpt_transport.memory.digest_pages import ALIGNMENT, PAGE_BYTES
 from ckpt_transport.memory.packed_digest import packed_digest
 from ckpt_transport.memory.placed_digest import are_short, digest_of_places, places_in
 from ckpt_transport.planning import EVERYTHING, Bucket, Plan

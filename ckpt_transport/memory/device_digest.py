@@ -1,7 +1,7 @@
 """A GPU computes digests by a Triton kernel, or by torch's operations where Triton is not installed.
 
-The digest is that of :mod:`ckpt_transport.memory.digest`. Torch has signed words only. Sums and products modulo 2^64
-are the same, and shifts are masked.
+The digest is that of :mod:`ckpt_transport.memory.digest_pages`. Torch has signed words only. Sums and products modulo
+2^64 are the same, and shifts are masked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 import torch
 
 from ckpt_transport.memory.copy_table import Addresses
-from ckpt_transport.memory.digest import (
+from ckpt_transport.memory.digest_pages import (
     ALIGNMENT,
     COLUMN_SALT,
     COLUMNS,

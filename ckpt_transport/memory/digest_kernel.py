@@ -1,21 +1,21 @@
-"""The Triton kernel computes :mod:`ckpt_transport.memory.digest` on a GPU, with one program for each page."""
+"""The Triton kernel computes :mod:`ckpt_transport.memory.digest_pages` on a GPU, with one program for each page."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from ckpt_transport.memory import digest
+from ckpt_transport.memory import digest_pages
 
-ROWS = tl.constexpr(digest.ROWS)
-COLUMNS = tl.constexpr(digest.COLUMNS)
+ROWS = tl.constexpr(digest_pages.ROWS)
+COLUMNS = tl.constexpr(digest_pages.COLUMNS)
 TOGETHER = tl.constexpr(2)
 """Rows that are read at a time."""
-ALIGNMENT = tl.constexpr(digest.ALIGNMENT)
-GOLDEN = tl.constexpr(digest.GOLDEN)
-COLUMN_SALT = tl.constexpr(digest.COLUMN_SALT)
-SHIFT_1, SHIFT_2, SHIFT_3 = map(tl.constexpr, digest.SHIFTS)
-MULTIPLIER_1, MULTIPLIER_2 = map(tl.constexpr, digest.MULTIPLIERS)
+ALIGNMENT = tl.constexpr(digest_pages.ALIGNMENT)
+GOLDEN = tl.constexpr(digest_pages.GOLDEN)
+COLUMN_SALT = tl.constexpr(digest_pages.COLUMN_SALT)
+SHIFT_1, SHIFT_2, SHIFT_3 = map(tl.constexpr, digest_pages.SHIFTS)
+MULTIPLIER_1, MULTIPLIER_2 = map(tl.constexpr, digest_pages.MULTIPLIERS)
 
 
 @triton.jit

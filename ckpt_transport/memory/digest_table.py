@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ckpt_transport.memory.copy_table import Addresses
-from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, WARPS, key_table
+from ckpt_transport.memory.digest_pages import ALIGNMENT, PAGE_BYTES, WARPS, key_table
 from ckpt_transport.memory.launch import Launch
 from ckpt_transport.memory.table import put, record_use
 

@@ -12,17 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckpt_transport.memory.digest import (
-    COLUMNS,
-    PAGE_BYTES,
-    PAGES_AT_ONCE,
-    ROWS,
-    Digest,
-    Words,
-    add_sums,
-    page_count,
-    sums_along,
-)
+from ckpt_transport.memory.digest_pages import COLUMNS, PAGE_BYTES, ROWS, Digest, Words, page_count
+from ckpt_transport.memory.host_digest import PAGES_AT_ONCE, add_sums, sums_along
 
 PART_BYTES = 8 * PAGE_BYTES
 """A core's share of a cache holds so much, and to hand it over costs nothing beside it."""

@@ -13,17 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckpt_transport.memory.digest import (
-    COLUMNS,
-    PAGE_BYTES,
-    PAGES_AT_ONCE,
-    ROWS,
-    Words,
-    add_sums,
-    keys,
-    page_count,
-    sums_along,
-)
+from ckpt_transport.memory.digest_pages import COLUMNS, PAGE_BYTES, ROWS, Words, keys, page_count
+from ckpt_transport.memory.host_digest import PAGES_AT_ONCE, add_sums, sums_along
 
 Numbers = npt.NDArray[np.int64]
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ckpt_transport.memory.copy_table import Addresses, CopyTable, has_copy_tables
-from ckpt_transport.memory.digest import PAGE_BYTES, digest
+from ckpt_transport.memory.digest import digest
+from ckpt_transport.memory.digest_pages import PAGE_BYTES
 from ckpt_transport.memory.fence import fence_on, stream_for
 from ckpt_transport.memory.strided_bytes import StridedBytes
 

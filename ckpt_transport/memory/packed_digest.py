@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckpt_transport.memory.digest import PAGE_BYTES, add, digest
+from ckpt_transport.memory.digest import digest
+from ckpt_transport.memory.digest_pages import PAGE_BYTES
+from ckpt_transport.memory.host_digest import add
 from ckpt_transport.memory.strided_range import StridedRange
 
 PACKED_PAGES = 8

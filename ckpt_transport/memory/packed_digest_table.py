@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ckpt_transport.memory.copy_table import Addresses, CopyTable
-from ckpt_transport.memory.digest import ALIGNMENT
+from ckpt_transport.memory.digest_pages import ALIGNMENT
 from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
 from ckpt_transport.memory.strided_bytes import StridedBytes
 from ckpt_transport.memory.strided_range import StridedRange

@@ -7,8 +7,9 @@ import torch
 
 from ckpt_transport.memory.copy import by_threads
 from ckpt_transport.memory.cores import usable_cores
-from ckpt_transport.memory.digest import SHORT_BYTES, Words, add_short
+from ckpt_transport.memory.digest_pages import Words
 from ckpt_transport.memory.host_copies import Numbers
+from ckpt_transport.memory.host_digest import SHORT_BYTES, add_short
 from ckpt_transport.memory.parts import Parts
 from ckpt_transport.memory.runs import Runs, addresses_of, starts_of
 

@@ -11,7 +11,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, TaintedError
 from ckpt_transport.memory import divided_digest
-from ckpt_transport.memory.digest import sums_along
+from ckpt_transport.memory.host_digest import sums_along
 from ckpt_transport_torch import attach
 from tests.patience import PATIENT
 

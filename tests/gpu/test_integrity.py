@@ -11,7 +11,8 @@ from ckpt_transport import ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.memory import fence_on
 from ckpt_transport.memory.device_digest import add_by_kernel, add_by_torch, digest_on_device
-from ckpt_transport.memory.digest import PAGE_BYTES, as_bytes, digest, page_count
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.digest_pages import PAGE_BYTES, page_count
 from ckpt_transport.memory.launch import has_kernels
 from ckpt_transport.transports import Poll
 from ckpt_transport.transports.interface import Control, Endpoint, Group

@@ -7,7 +7,8 @@ import torch
 
 from ckpt_transport.memory import Addresses
 from ckpt_transport.memory.device_digest import add_by_kernel, add_runs_by_kernel
-from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, as_bytes, digest
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.digest_pages import ALIGNMENT, PAGE_BYTES
 from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
 
 HOST = torch.device("cpu")

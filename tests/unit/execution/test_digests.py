@@ -24,7 +24,7 @@ from ckpt_transport.execution import (
     SinkDigests,
 )
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, MemoryRun, divided_digest, usable_cores
-from ckpt_transport.memory.digest import sums_along
+from ckpt_transport.memory.host_digest import sums_along
 from ckpt_transport.planning import IN_PLACE, Plan, Settings
 from ckpt_transport.transports.interface import Group
 from tests.unit.devices import PATIENCE

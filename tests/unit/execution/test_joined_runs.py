@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport.execution.samples import joined
-from ckpt_transport.memory.digest import PAGE_BYTES, as_bytes, digest
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.digest_pages import PAGE_BYTES
 
 sizes = st.sampled_from([0, 1, PAGE_BYTES - 1, PAGE_BYTES, 2 * PAGE_BYTES, PAGE_BYTES + 16])
 gaps = st.sampled_from([0, 0, 0, 16])

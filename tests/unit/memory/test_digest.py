@@ -11,25 +11,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport.memory.device_digest import add_by_torch
-from ckpt_transport.memory.digest import (
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.digest_pages import (
     COLUMN_SALT,
     COLUMNS,
     GOLDEN,
-    MASK,
     MULTIPLIERS,
     PAGE_BYTES,
-    PAGES_AT_ONCE,
-    PAGES_COPIED,
-    PAGES_SHORT,
     ROW_BYTES,
     ROWS,
     SHIFTS,
-    as_bytes,
-    digest,
-    digests_of_pages,
     keys,
     page_count,
 )
+from ckpt_transport.memory.host_digest import MASK, PAGES_AT_ONCE, PAGES_COPIED, PAGES_SHORT, digests_of_pages
 
 SIZES = st.one_of(
     st.integers(0, 70),

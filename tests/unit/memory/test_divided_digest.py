@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from ckpt_transport.memory import DividedDigest, copy_views_along, divided_digest
-from ckpt_transport.memory.digest import as_bytes, digest, sums_along
+from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.memory.divided_digest import PART_BYTES
+from ckpt_transport.memory.host_digest import sums_along
 from tests.patience import PATIENCE
 
 SIZES = ([1], [PART_BYTES], [PART_BYTES + 1, 5, 3 * PART_BYTES - 7], [100, 200, PART_BYTES // 2])

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.memory.digest import PAGE_BYTES, as_bytes, digest
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.digest_pages import PAGE_BYTES
 from ckpt_transport.memory.kept_digest import KeptDigest
 
 SIZES = st.lists(

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport.memory import StridedRange
-from ckpt_transport.memory.digest import PAGE_BYTES, as_bytes, digest
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.digest_pages import PAGE_BYTES
 from ckpt_transport.memory.packed_digest import PACKED_PAGES, packed_digest, packs
 from tests.unit.worlds import strided_ranges
 

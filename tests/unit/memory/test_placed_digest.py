@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ckpt_transport.memory import DistantMemory, HostCopies, Landing, MemoryRun, Parts, copy_batch
-from ckpt_transport.memory.digest import SHORT_BYTES, as_bytes, digest
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.host_digest import SHORT_BYTES
 from ckpt_transport.memory.placed_digest import AT_ONCE, are_short, digest_of_places, places_in
 
 
