@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckpt_transport.engine import StreamEngine as StreamEngine
     from ckpt_transport.errors import *  # noqa: F403
     from ckpt_transport.service import AddressFile as AddressFile
+    from ckpt_transport.service import AwaitedJob as AwaitedJob
     from ckpt_transport.service import Holder as Holder
     from ckpt_transport.service import HolderAddress as HolderAddress
     from ckpt_transport.service import Joiner as Joiner
@@ -45,7 +46,7 @@ _HOMES = {
     "config": "Config",
     "engine": "Engine Gate LoadedBucket LoadedPiece StreamEngine",
     "errors": " ".join(name for name, value in vars(errors).items() if isinstance(value, type)),
-    "service": "AddressFile Holder HolderAddress Joiner ParameterServer Sink StagedJob ask_version",
+    "service": "AddressFile AwaitedJob Holder HolderAddress Joiner ParameterServer Sink StagedJob ask_version",
     "service.fleet": "FleetReport",
     "service.questions": "ServedVersion",
     "service.sink_handles": "AnySink SinkHandle",

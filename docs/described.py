@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from ckpt_transport import errors
@@ -48,7 +48,7 @@ def described(name: str, value: object, module: ModuleType) -> Iterator[str]:
         yield prose(doc)
         if issubclass(value, enum.Enum):
             yield "\n".join(f"- `{member.name}`{_meaning(value, member.name)}" for member in value)
-        elif members := list(_members(value)):
+        elif members := [*_taken_over(value, module), *_members(value)]:
             yield "**Members**"  # a list of its own, not the end of the one above it
             yield from members
     elif inspect.ismodule(value):
@@ -66,12 +66,25 @@ def described(name: str, value: object, module: ModuleType) -> Iterator[str]:
             yield "\n".join(f"- `{item.name}`: {item.promise}" for item in value)
 
 
+def _taken_over(kind: type, module: ModuleType) -> Iterator[str]:
+    """Public members from bases in the room of a class, which its users do not import."""
+    room, public = kind.__module__.rpartition(".")[0], set(public_names(module))
+    for base in kind.__mro__[1:]:
+        if base.__module__.rpartition(".")[0] == room and base.__name__ not in public:
+            own = {name: member for name, member in vars(base).items() if getattr(kind, name) is getattr(base, name)}
+            yield from _members_of(base, {name: member for name, member in own.items() if not name.startswith("_")})
+
+
 def _first_line(value: object) -> str:
     return (inspect.getdoc(value) or "").partition("\n")[0]
 
 
 def _members(kind: type) -> Iterator[str]:
-    for name, member in vars(kind).items():
+    yield from _members_of(kind, vars(kind))
+
+
+def _members_of(kind: type, members: Mapping[str, object]) -> Iterator[str]:
+    for name, member in members.items():
         function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if name.startswith("__"):
             continue
@@ -101,6 +114,7 @@ def _marks(member: object, function: Callable[..., object]) -> dict[str, bool]:
         "abstract": getattr(function, "__isabstractmethod__", False),
         "class method": isinstance(member, classmethod),
         "static method": isinstance(member, staticmethod),
+        "coroutine": inspect.iscoroutinefunction(function),
     }
 
 

@@ -80,7 +80,7 @@ class Mailbox:
         self._interval, self._timeout = interval, timeout
         self._waker, self._closed = Waker(), False
         self._parting: deque[float] = deque(maxlen=MAX_PARTING)
-        self._interruptions = Interruptions()
+        self.interruptions = Interruptions()
         self._inbox = Inbox()
         self._routes = RouteInboxes()
         self._reading = _Reading()
@@ -206,7 +206,7 @@ class Mailbox:
 
         Returns: whether something had arrived; then there may be more.
         """
-        self._interruptions.raise_here()
+        self.interruptions.raise_here()
         with self._driving:
             if self._sockets.closed:
                 time.sleep(timeout)
@@ -257,12 +257,8 @@ class Mailbox:
 
     def interrupt(self, thread: int, error: BaseException) -> None:
         """Have ``error`` raised in that thread when it next waits here, from any thread."""
-        self._interruptions.add(thread, error)
+        self.interruptions.add(thread, error)
         self.wake()
-
-    def forget_interrupt(self, thread: int) -> None:
-        """What has not been raised in that thread yet is not raised any more."""
-        self._interruptions.take(thread)
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""

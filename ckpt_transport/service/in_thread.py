@@ -6,9 +6,18 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from contextvars import copy_context
+from typing import Protocol, TypeVar
+
+from ckpt_transport.update.caller import make_for
 
 Result = TypeVar("Result")
+
+
+class InThread(Protocol):
+    """Awaits a call that blocks, in a thread of its own, and interrupts it where that is cancelled."""
+
+    async def __call__(self, call: Callable[[], Result], /) -> Result: ...
 
 
 async def in_thread(
@@ -17,7 +26,8 @@ async def in_thread(
     """Await ``call`` in a new thread.
 
     Where this is cancelled, the thread is interrupted once, and waited for: nothing of the call goes on afterwards. The
-    error has the cause that an interrupt of the call has; or the call's own error, where it has failed by itself.
+    error has the cause that an interrupt of the call has; or the call's own error, where it has failed by itself. The
+    thread has the context variables of the task.
 
     Args:
         call: what blocks.
@@ -36,7 +46,9 @@ async def in_thread(
         finally:
             over(threading.get_ident())
 
-    thread = threading.Thread(target=run, name="ckpt-transport-call", daemon=True)
+    context = copy_context()
+    context.run(make_for, asyncio.current_task())
+    thread = threading.Thread(target=context.run, args=(run,), name="ckpt-transport-call", daemon=True)
     thread.start()
     awaited = asyncio.wrap_future(done)
     try:
@@ -63,3 +75,8 @@ async def _end(awaited: asyncio.Future[Result], interrupt: Callable[[], bool]) -
             continue
     if not awaited.cancelled():
         awaited.exception()
+
+
+async def to_its_end(call: Callable[[], Result]) -> Result:
+    """Await ``call`` in a new thread. Where this is cancelled, the call goes on, and is waited for nevertheless."""
+    return await in_thread(call, lambda thread, error: True, lambda thread: None)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
-from ckpt_transport.checkpoint import Loan, StoredVersion, TensorPairs, Tensors
+from ckpt_transport.checkpoint import Loan, TensorPairs, Tensors
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError, UpdateAbortedError
 from ckpt_transport.reasons import named_reason
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AnyMapping
+from ckpt_transport.service.awaited_job import AwaitedJob, staged_awaiting
 from ckpt_transport.service.base import WHOLE, BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
@@ -27,6 +27,7 @@ from ckpt_transport.service.stager import Stager
 from ckpt_transport.service.subset import SinkChoice
 from ckpt_transport.service.turns import Turns
 from ckpt_transport.service.update_calls import UpdateCalls
+from ckpt_transport.service.version_calls import VersionCalls
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.service.world import World
 from ckpt_transport.update.coordinator import Coordinator
@@ -40,7 +41,7 @@ Call = ParamSpec("Call")
 Result = TypeVar("Result")
 
 
-class ParameterServer:
+class ParameterServer(VersionCalls):
     """A parameter server is one source rank. All ranks make the same calls in the same order, and with equal options.
 
     Any thread may call. ``update``, ``unregister`` and ``close`` are served one after the other: a call waits until the
@@ -70,13 +71,14 @@ class ParameterServer:
         self._here = SourceRank(self._world, self.config)
         self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
         self._updates = SourceUpdates(self._store, self._here, self._deltas, self._world, self.config)
-        self._turns = Turns(self._call_guard, alone=self.world_size == 1)
+        self._turns = Turns(self._call_guard, alone=self.world_size == 1, raise_interrupt=self._here.raise_interrupt)
         self._asked, after = self._here.absences.asked, self._deltas.let_go_unless_served
         self._calls = UpdateCalls(self.rank, self._turns, self._asked, after, self.config.update_timeout)
-        self._versions = ServerVersions(self._store, self._here, self._call_guard, self.config)
+        versions = ServerVersions(self._store, self._here, self._call_guard, self.config)
+        super().__init__(versions, self.config.update_timeout)
         self._choice = SinkChoice(self.config)
         self._publisher = Publisher(
-            self._versions, self._deltas, self._updates, self._choice, self._calls, self._call_guard, self.config
+            versions, self._deltas, self._updates, self._choice, self._calls, self._call_guard, self.config
         )
         self._stager = Stager(self._updates, self._turns, self._call_guard, self._calls, self._asked, self.config)
 
@@ -92,86 +94,6 @@ class ParameterServer:
         if self.rank > 0:
             raise ConfigError(f"source rank {self.rank} listens for nobody: call listen() on rank 0")
         return self._call_guard.one("listen()", self.config.update_timeout, self._here.listen)
-
-    def register(
-        self,
-        version: str,
-        tensors: Tensors | TensorPairs | Loan | None = None,
-        *,
-        files: Sequence[Path] | None = None,
-        directory: Path | None = None,
-        replicated: bool = False,
-        mapping: AnyMapping = None,
-        base: str = "",
-        progress: Progress | None = None,
-    ) -> StoredVersion:
-        """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
-
-        With several source ranks, the ranks share out ``files`` and ``directory``; ``tensors`` are this rank's own, and
-        may be none. All ranks together must give every byte of every tensor.
-
-        Args:
-            version: its name: printable characters, at most 1,000.
-            tensors: by name, on any devices, as ``state_dict()`` returns them. DTensors (FSDP2, tensor parallel) are
-                taken as they are: every rank of their mesh gives its part, and nothing is gathered. Other parts are
-                given as :class:`~ckpt_transport.TensorShard`. What is no tensor under ``_extra_state`` is left out.
-                An iterable of pairs of name and tensor serves frameworks that gather layer by layer: each is copied
-                before the next is asked for, and not kept. It must not call this server. What an adapter makes, as
-                ``ckpt_transport_fp8.quantized``, is computed now, and not mapped.
-            files: safetensors files.
-            directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
-                together, it is refused.
-            replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
-                each. Beside DTensors plain tensors are taken for such.
-            mapping: rules by which the trainer's names, types and shapes become the engines'. A rule that matches no
-                tensor is an error where there is one source, unless it is optional. With ``"auto"`` names, types and
-                shapes are compared with what the sinks of the configuration expect, and the rules found are logged;
-                where no sink says it, well-known prefixes are taken off. All ranks must know the sinks then.
-            base: what sinks must serve, where these tensors are only those that differ from it.
-            progress: told how far it is.
-
-        Raises:
-            CheckpointError: the files or tensors are not what they claim to be.
-            SharedMemoryError: the setting ``pool`` is ``shared``, and ``/dev/shm`` is too small.
-            StoreError: there is a version of that name already.
-            UsageError: the server was closed, or another process made it. All other calls raise it, too.
-        """
-        return self._versions.register(
-            version, files, directory, tensors, progress, replicated=replicated, mapping=mapping, base=base
-        )
-
-    def lend(
-        self,
-        version: str,
-        tensors: Tensors | Loan,
-        *,
-        replicated: bool = False,
-        mapping: AnyMapping = None,
-        base: str = "",
-    ) -> StoredVersion:
-        """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
-
-        Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
-        unregistered. An update looks before and after it sends them, and fails where torch has counted a write, or
-        where some bytes that it compares differ; it does not see single elements that are written past torch, as
-        through ``tensor.data`` or NumPy.
-
-        Args:
-            version: its name.
-            tensors: as those of :meth:`register`, and contiguous; or what an adapter makes of them, as
-                ``ckpt_transport_fp8.quantized``.
-            replicated, mapping, base: as those of :meth:`register`; what is cast is cast when it is sent, where it
-                lies. What an adapter makes is not mapped any more.
-
-        Raises:
-            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
-            StoreError: there is a version of that name already.
-        """
-        return self._versions.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
-
-    def unregister(self, version: str) -> None:
-        """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
-        self._versions.let_go(version, self.config.update_timeout)
 
     def update(
         self,
@@ -316,7 +238,31 @@ class ParameterServer:
         an interrupt, before this returns: everywhere or nowhere. The ``__cause__`` of its CancelledError says which, as
         that of an interrupt of :meth:`update` does.
         """
-        return await in_thread(partial(call, *args, **kwargs), self._here.interrupt, self._here.forget_interrupt)
+        return await self._in_thread(partial(call, *args, **kwargs))
+
+    async def staging(
+        self,
+        version: str,
+        sinks: Sequence[AnySink] | None = None,
+        progress: Progress | None = None,
+        *,
+        supersede: bool = False,
+    ) -> AwaitedJob:
+        """Stage a version from an event loop: ``job = await server.staging("step-42")``, and ``await job.commit()``.
+
+        The loop goes on meanwhile. Where the task is cancelled, nothing is staged any more when this returns.
+
+        Args:
+            version, sinks, progress, supersede: as those of :meth:`stage`.
+
+        Raises: as :meth:`stage`.
+        """
+        return await staged_awaiting(
+            partial(self.stage, version, sinks, progress, supersede=supersede), self._in_thread
+        )
+
+    async def _in_thread(self, call: Callable[[], Result], /) -> Result:
+        return await in_thread(call, self._here.interrupt, self._here.forget_interrupt)
 
     def update_p2p(
         self,

@@ -359,10 +359,15 @@ class SourceRank:
             mailbox.interrupt(thread, error)
         return mailbox is not None
 
+    def raise_interrupt(self) -> None:
+        """Raise what the calling thread is interrupted by, which waits elsewhere."""
+        if self.mailbox is not None:
+            self.mailbox.interruptions.raise_here()
+
     def forget_interrupt(self, thread: int) -> None:
         """That thread has ended."""
         if self.mailbox is not None:
-            self.mailbox.forget_interrupt(thread)
+            self.mailbox.interruptions.take(thread)
 
     def forget(self, extents: Sequence[Backing]) -> None:
         """No route may lend this memory any more."""

@@ -22,10 +22,11 @@ class Turns:
     Args:
         guard: of the server; what it refuses gets no turn.
         alone: there is one source rank. Of several, all wait in one order, so that only the first can be superseded.
+        raise_interrupt: raises what another thread has this one interrupted by.
     """
 
-    def __init__(self, guard: CallGuard, *, alone: bool) -> None:
-        self._guard, self._alone = guard, alone
+    def __init__(self, guard: CallGuard, *, alone: bool, raise_interrupt: Callable[[], None]) -> None:
+        self._guard, self._alone, self._raise_interrupt = guard, alone, raise_interrupt
         self._lock = threading.Lock()
         self._line: list[Turn] = []
 
@@ -61,7 +62,7 @@ class Turns:
 
         Raises:
             SupersededError: a newer update has taken the turn.
-            UsageError: as :meth:`CallGuard.one`; or this thread has staged a version that would be waited for.
+            UsageError: as :meth:`CallGuard.one`; or who calls has staged a version that would be waited for.
         """
         self._guard.check()
         self._guard.refuse_inside(turn.call)
@@ -91,6 +92,7 @@ class Turns:
         while not turn.superseded and (first := self._not_ended()[0]) is not turn:
             if time.monotonic() > deadline:
                 raise UsageError(f"{turn.call} has waited {timeout:g} s for {first.call} of the same server to end")
+            self._raise_interrupt()
             turn.changed.wait(LOOK_SECONDS)
             turn.changed.clear()
         turn.check()
@@ -100,6 +102,6 @@ def _refuse_own(line: list[Turn], call: str) -> None:
     for turn in line:
         if turn.is_parked_here and not turn.superseded:
             raise UsageError(
-                f"{call} would wait for {turn.call}, whose version this thread has not committed: commit it or drop it "
-                "before, or pass supersede=True"
+                f"{call} would wait for {turn.call}, whose version the same caller has not committed: commit it or "
+                "drop it before, or pass supersede=True"
             )

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from ckpt_transport.errors import SupersededError, TransferTimeout
+from ckpt_transport.update.caller import caller
 
 
 class Turn:
@@ -27,7 +28,7 @@ class Turn:
         self._lock = threading.Lock()
         self._newer = self._given_up = ""
         self._kept = False
-        self._parked_by: threading.Thread | None = None
+        self._parked_by: object = None
         self._end: Callable[[], None] | None = None
 
     @property
@@ -36,8 +37,8 @@ class Turn:
 
     @property
     def is_parked_here(self) -> bool:
-        """Whether this thread has staged a version in this turn, which waits for its commit."""
-        return self._parked_by is threading.current_thread()
+        """Whether this thread or task has staged a version in this turn, which waits for its commit."""
+        return self._parked_by is caller()
 
     def check(self) -> None:
         """
@@ -89,7 +90,7 @@ class Turn:
         """
         with self._lock:
             self.check()
-            self._parked_by, self._end = threading.current_thread(), end
+            self._parked_by, self._end = caller(), end
 
     def supersede(self, newer: str) -> Callable[[], None]:
         """Take the turn for the call ``newer``, if it is not too late.

@@ -128,6 +128,11 @@ class Index:
                     found.setdefault(name, []).append((module, member))
         return found
 
+    @cached_property
+    def homes(self) -> dict[int, str]:
+        """The module that defines a class, by the number of its definition."""
+        return {id(definition): module for found in self.classes.values() for module, definition in found}
+
     def resolve(self, dotted: str, depth: int = 0) -> Definition | None:
         """What a full name stands for; None for nothing. What other projects define is an empty definition."""
         first, *_ = parts = dotted.split(".")
@@ -156,11 +161,10 @@ class Index:
             found = of.members[name]
             return self.resolve(found.alias, depth + 1) if found.alias else found
         for base in of.bases:
-            known = self.find(module, base, depth + 1)
+            known = self.find(self.homes.get(id(of), module), base, depth + 1)
             if known is None:
                 continue
-            home = next((home for home, each in self.classes.get(base.split(".")[-1], []) if each is known), module)
-            inherited = self.member(home, known, name, depth + 1)
+            inherited = self.member(module, known, name, depth + 1)
             if inherited is not None:
                 return inherited
         return None

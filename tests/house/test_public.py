@@ -22,7 +22,7 @@ OUTSIDE = sorted(
 )
 EXPORTED = {
     "ckpt_transport": """
-        AddressFile AnySink BudgetError CheckpointError CkptTransportError Config ConfigError ControlError
+        AddressFile AnySink AwaitedJob BudgetError CheckpointError CkptTransportError Config ConfigError ControlError
         CoverageError DeltaRefusedError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate
         Holder HolderAddress JoinError Joiner LoadedBucket LoadedPiece Mapping MessageError ParameterServer
         PeerLostError

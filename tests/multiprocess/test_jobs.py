@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -203,20 +202,6 @@ def test_given_an_interrupt_while_a_version_is_committed_then_nothing_has_change
         with pytest.raises(UsageError, match="failed to be"):
             job.commit()
         server.update("v2", [sink.address for sink in sinks])
-        check_all_serve(sinks, 2)
-
-
-def test_given_an_event_loop_then_staging_and_commit_are_awaited() -> None:
-    async def train(server: ParameterServer, sinks: list[SinkProcess]) -> None:
-        job = await server.awaiting(server.stage, "v2", [sink.address for sink in sinks])
-        check_all_serve(sinks, 1)
-        report = await server.awaiting(job.commit)
-        assert report is not None
-        assert report.staged
-
-    with fleet(SinkSpec(SHAPE)) as sinks, server_for() as server:
-        server.register("v2", tensors=weights(2, **SHAPE))
-        asyncio.run(train(server, sinks))
         check_all_serve(sinks, 2)
 
 
