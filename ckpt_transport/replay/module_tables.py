@@ -47,6 +47,13 @@ class ModuleTables:
         """All names, in their order."""
         return list(chain.from_iterable(compress(self.tables, self.sizes)))
 
+    @property
+    def wiring(self) -> list[int]:
+        """The number of the module that each name of a module is bound to; -1 for one that is bound to nothing."""
+        numbers: dict[object, int] = {each: number for number, each in enumerate(self.modules)}
+        inside = self.objects[sum(self.sizes[: -len(self.modules)]) :]
+        return [numbers.get(each, -1) for each in inside]
+
     def stay(self) -> bool:
         """Whether as many names are bound to the same objects now."""
         tables = _tables_of(self.modules)

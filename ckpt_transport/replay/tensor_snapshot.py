@@ -96,7 +96,9 @@ class TensorSnapshot:
         """Note where tensors were found, which are looked for again, if whoever finds others there finds what a look
         would."""
         self.fingerprint.is_placed = True
-        if self._takes_all and sum(isinstance(each, torch.Tensor) for each in self._bound.objects) > len(tensors):
+        found = set(map(identity, tensors.values()))
+        bound = (each for each in self._bound.objects if isinstance(each, torch.Tensor))
+        if self._takes_all and not found.issuperset(map(identity, bound)):
             return  # one that is no plain memory may become that
         self.fingerprint.places = TablePlaces.of(self._bound, tensors, conditions)
 

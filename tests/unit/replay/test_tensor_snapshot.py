@@ -13,6 +13,7 @@ from ckpt_transport.replay import TensorSnapshot
 from ckpt_transport_torch.states import state_depends_on
 
 Change = Callable[[torch.nn.Module], object]
+Make = Callable[[], torch.nn.Module]
 
 
 class Remembers(torch.nn.Linear):
@@ -34,6 +35,22 @@ def plain() -> torch.nn.Module:
     """The same without the buffer that is not in the state."""
     module = network()
     del module.cache
+    return module
+
+
+class Turns(torch.nn.Module):
+    """Has a buffer, as what turns positions, which the layers of a model often share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("angles", torch.ones(4))
+
+
+def sharing() -> torch.nn.Module:
+    """The network, with a module that both of its layers have, at different depths."""
+    module = network()
+    module[0].turns = module[1][0].turns = Turns()  # type: ignore[index]
+    module[1].turns = Turns()  # type: ignore[index]
     return module
 
 
@@ -116,6 +133,15 @@ def a_module_by_two_names(module: torch.nn.Module) -> None:
     module[1] = module[0]  # type: ignore[index, operator]
 
 
+def one_more_name_of_a_module(module: torch.nn.Module) -> None:
+    module[0].turns = module[1].turns = Turns()  # type: ignore[index]
+
+
+def another_module_by_two_names(module: torch.nn.Module) -> None:
+    if hasattr(module[0], "turns"):  # type: ignore[index]
+        module[1].turns, module[1][0].turns = module[1][0].turns, module[1].turns  # type: ignore[index]
+
+
 CHANGES = (
     other_tensors,
     same_memory_by_another_object,
@@ -130,11 +156,15 @@ CHANGES = (
     another_layer,
     another_nesting,
     a_module_by_two_names,
+    one_more_name_of_a_module,
+    another_module_by_two_names,
 )
+MODULES = (network, plain, sharing)
 
 
-def test_given_a_module_that_stays_as_it_is_then_it_is_walked_through_once() -> None:
-    look = Looking(network())
+@pytest.mark.parametrize("make", MODULES)
+def test_given_a_module_that_stays_as_it_is_then_it_is_walked_through_once(make: Make) -> None:
+    look = Looking(make())
     first = look.again(None)
     look.again(first)  # torch is asked for the form of all at once from here on
     walked = look.walks
@@ -145,9 +175,10 @@ def test_given_a_module_that_stays_as_it_is_then_it_is_walked_through_once() -> 
     assert not third.moved()
 
 
+@pytest.mark.parametrize("make", MODULES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_given_a_change_then_what_is_found_is_what_a_walk_through_the_state_finds(change: Change) -> None:
-    module = network()
+def test_given_a_change_then_what_is_found_is_what_a_walk_through_the_state_finds(make: Make, change: Change) -> None:
+    module = make()
     look = Looking(module)
     known = look.again(look.again(look.again(None)))
     change(module)
@@ -157,11 +188,9 @@ def test_given_a_change_then_what_is_found_is_what_a_walk_through_the_state_find
     assert not found.moved()
 
 
-@pytest.mark.parametrize("make", [network, plain])
+@pytest.mark.parametrize("make", MODULES)
 @pytest.mark.parametrize("change", [None, *CHANGES])
-def test_given_a_look_at_all_tensors_then_it_finds_the_same_after_a_change(
-    make: Callable[[], torch.nn.Module], change: Change | None
-) -> None:
+def test_given_a_look_at_all_tensors_then_it_finds_the_same_after_a_change(make: Make, change: Change | None) -> None:
     module = make()
     known = None
     for _ in range(3):
