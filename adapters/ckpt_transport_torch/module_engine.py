@@ -78,9 +78,7 @@ class ModuleEngine(Engine):
         return f"{self.label or 'the module'}: {reason}" if reason else ""
 
     def staging_place(self) -> StagingPlace:
-        if self._area is not None:
-            return StagingPlace(self._area.nbytes, self._area.device.type == "cpu" and self.device.type == "cuda")
-        return place_of(self._served(), None, self._make)
+        return place_of(self._served(), self._make) if self._area is None else self._area.place
 
     def stage(self) -> None:
         if self._area is None:

@@ -74,6 +74,7 @@ class VllmEngine(Engine):
     def begin(self) -> None:
         check_awake(self.label)
         self._updating = True
+        self._loading.begin()
         self.unread = self._loading.unread if self.device.type == "cpu" else "its tensors are on a GPU"
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
@@ -109,6 +110,7 @@ class VllmEngine(Engine):
 
     def advance(self, forwards: int, timeout: float) -> None:
         self._quiesce.advance(forwards, timeout)
+        self._loading.stand_still()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -197,8 +199,10 @@ class VllmEngine(Engine):
         self._complete()
 
     def finish(self) -> None:
+        """See :meth:`Engine.finish`. What is staged is on a stream of its own, whose end is waited for anyway: forward
+        passes go on beside it."""
         self._complete()
-        if torch.accelerator.is_available():
+        if torch.accelerator.is_available() and not self._loading.staging:
             torch.accelerator.synchronize()
 
     def _complete(self) -> None:

@@ -89,7 +89,7 @@ def stage(target: UpdatedModel, module: torch.nn.Module, others: Collection[torc
     Args:
         target: the model.
         module: of that model.
-        others: modules that are, or will be, staged as well.
+        others: modules that are, or will be, staged as well; of interest where this one has modules of its own.
     """
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload, layerwise
 

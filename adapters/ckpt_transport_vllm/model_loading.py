@@ -63,6 +63,24 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         self._staged: StagedVersion | None = None
         self._make: MakeShadows = on_device
         self._staging = False
+        self._was_current: bool | None = None
+        """What :meth:`begin` has found; None where it is to be looked for when it matters."""
+
+    def begin(self) -> None:
+        """Look at the model, because an update begins. Questions are answered from that until forward passes stand
+        still, or the first bucket comes."""
+        self._was_current = super()._is_current()
+
+    def stand_still(self) -> None:
+        """No forward pass runs: what is asked from now on is about the model as it is now."""
+        self._was_current = None
+
+    def start(self) -> None:
+        self.stand_still()
+        super().start()
+
+    def _is_current(self) -> bool:
+        return super()._is_current() if self._was_current is None else self._was_current
 
     def can_stage(self, budget: int) -> str:
         """Why the next version cannot be loaded beside what is served; empty when it can.
@@ -84,9 +102,11 @@ class ModelLoading(RecordedLoading[RecordedModel]):
 
     def staging_place(self) -> StagingPlace:
         """Where the next version is loaded, when :meth:`can_stage` gave no reason."""
+        if self._staged is not None:
+            return self._staged.area.place
         recorded = self.recorded
         assert recorded is not None, "can_stage() gave no reason"
-        return place_of(recorded.served(), None if self._staged is None else self._staged.area, self._make)
+        return place_of(recorded.served(), self._make)
 
     def _replayed(self) -> tuple[RecordedModel | None, str]:
         """The recording, where all of a version is replayed by it; else None, and why it is not."""
@@ -183,7 +203,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
 
     def release(self) -> None:
         super().release()
-        self._staging = False
+        self._staging, self._was_current = False, None
 
     def record_ahead(self, specs: Sequence[TensorSpec]) -> str:
         """Record the loader while forward passes run. Returns what came of it, in words.

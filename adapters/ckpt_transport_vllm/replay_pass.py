@@ -35,6 +35,7 @@ class ModelReplayPass(LoadPass):
         self._tensors: dict[int, torch.Tensor] = {}
         self._replay = Replay(recorded.plans, self._tensors)
         self._unstaged = {target for name in self._names(ApplyMode.STAGED) for target in recorded.targets_of[name]}
+        self._gaps = {gap.target for gap in recorded.layout.gaps}
         self._staged: set[str] = set()
         self._done: set[str] = set()
         self._seconds = self._processing = 0.0
@@ -140,19 +141,20 @@ class ModelReplayPass(LoadPass):
 
     def _stage(self, name: str) -> None:
         module = self._modules[name]
-        staged = [self._modules[each] for each in self._staged - self._done]
-        others = [*staged, *self._taking(ApplyMode.LOADER)]
         before = load_format.tensors_of(module)
-        tensors = load_format.stage(self._target, module, others)
+        tensors = load_format.stage(self._target, module, self._others() if any(module.children()) else ())
         self._staged.add(name)
         self._unstaged.difference_update(self._recorded.targets_of[name])
-        gaps = {gap.target for gap in self._recorded.layout.gaps}
         for number, short in self._targets(name):
             if short not in tensors:
                 continue
             self._tensors[number] = tensor = tensors[short].detach()
-            if number in gaps and tensor is not before.get(short):
+            if number in self._gaps and tensor is not before.get(short):
                 _keep_unwritten(tensor, before.get(short))
+
+    def _others(self) -> list[torch.nn.Module]:
+        """Modules that are staged just now, or will be."""
+        return [*(self._modules[each] for each in self._staged - self._done), *self._taking(ApplyMode.LOADER)]
 
     def _complete(self, names: Iterable[str]) -> None:
         """Process those of these modules that have all of their weights."""

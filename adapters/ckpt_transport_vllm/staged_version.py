@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -56,12 +57,14 @@ class StagedVersion:
 
     def renew(self) -> None:
         """Forget what is in it, because another version comes. What no version writes is copied from the model."""
-        served, recorded = self._recorded.served(), self._recorded
-        for name in {recorded.layout.targets[gap.target].name for gap in recorded.layout.gaps} & served.keys():
-            self.tensors[name].copy_(served[name])
-        modules = recorded.tree.modules
+        recorded = self._recorded
+        if unwritten := {recorded.layout.targets[gap.target].name for gap in recorded.layout.gaps}:
+            served = recorded.served()
+            for name in unwritten & served.keys():
+                self.tensors[name].copy_(served[name])
+        modules, tensors = recorded.tree.modules, self._by_module()
         self._shadows = {
-            name: ShadowModule(modules[name], self._tensors_of(name))
+            name: ShadowModule(modules[name], tensors[name])
             for name, mode in recorded.modes.items()
             if mode is ApplyMode.STAGED
         }
@@ -81,7 +84,10 @@ class StagedVersion:
 
         uninterrupted(exchange_all)
 
-    def _tensors_of(self, name: str) -> dict[str, torch.Tensor]:
-        prefix = f"{name}."
-        found = {key.removeprefix(prefix): each for key, each in self.tensors.items() if key.startswith(prefix)}
-        return {short: tensor for short, tensor in found.items() if "." not in short}
+    def _by_module(self) -> Mapping[str, Mapping[str, torch.Tensor]]:
+        """The tensors of each module, by name within it."""
+        found: defaultdict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for key, tensor in self.tensors.items():
+            name, _, short = key.rpartition(".")
+            found[name][short] = tensor
+        return found

@@ -31,6 +31,7 @@ class StagingArea:
     Attributes:
         device: where the shadows are; of several devices the first.
         nbytes: of all shadows.
+        place: where that is, for whoever predicts how long an exchange takes.
         addresses: of :attr:`tensors`.
 
     Raises:
@@ -46,6 +47,8 @@ class StagingArea:
         self._pairs = [(_raw(tensor), _raw(shadows[place])) for place, tensor in places.items() if tensor.numel()]
         self.device = next((shadow.device for shadow in shadows.values()), torch.device("cpu"))
         self.nbytes = sum(staged.numel() for _, staged in self._pairs)
+        on_host = self.device.type == "cpu" and any(tensor.is_cuda for tensor in served.values())
+        self.place = StagingPlace(self.nbytes, on_host)
         self._exchange = ByteExchange(self._pairs)
 
     @property
@@ -75,11 +78,8 @@ class StagingArea:
         self._exchange.run()
 
 
-def place_of(served: Mapping[str, torch.Tensor], area: StagingArea | None, make: MakeShadows) -> StagingPlace:
-    """Where a version is staged beside ``served``: in the area that is there, or in one that ``make`` makes."""
-    if area is not None:
-        on_host = area.device.type == "cpu" and any(each.is_cuda for each in served.values())
-        return StagingPlace(area.nbytes, on_host)
+def place_of(served: Mapping[str, torch.Tensor], make: MakeShadows) -> StagingPlace:
+    """Where a version is staged beside ``served``, in an area that ``make`` will make; see :attr:`StagingArea.place`."""
     return StagingPlace(ShadowNeeds.of(served).nbytes, make is not on_device)
 
 
