@@ -43,6 +43,10 @@ class _Given:
         self.first = _first_of(self.addresses)
         self._same_form = SameForm.of(values)
 
+    def is_form_of(self, values: Sequence[torch.Tensor]) -> bool:
+        """Whether tensors surely have this form. That it says no proves nothing."""
+        return self._same_form is not None and not any_nested(values) and self._same_form.is_that_of(values)
+
     def addresses_again(self, names: list[object], plain: PlainTensors) -> list[int] | None:
         """The addresses of tensors of the same names, cuts, forms and ties; None of others."""
         values = plain.values
@@ -59,7 +63,7 @@ class _Given:
         return addresses if _first_of(addresses) == self.first else None
 
     def _have_same_form(self, values: Sequence[torch.Tensor]) -> bool:
-        if self._same_form is not None and not any_nested(values) and self._same_form.is_that_of(values):
+        if self.is_form_of(values):
             return True
         if _forms_of(values) != self.forms or not are_runs_of_bytes(values):
             return False
@@ -120,6 +124,10 @@ class Loans:
         loan = borrow(*mapped)
         self._known = _remembered(mapped, loan, how, names, plain)
         return loan
+
+    def knows(self, values: Sequence[torch.Tensor]) -> bool:
+        """Whether the last loan was made of tensors of this form, so that these can be lent as well."""
+        return self._known is not None and self._known.given.is_form_of(values)
 
     def _again(self, known: _Known, values: Sequence[torch.Tensor], addresses: Sequence[int]) -> Loan:
         tensors, found, memory = values, addresses, known.memory

@@ -216,6 +216,10 @@ class Store:
             self._versions[version] = _Held(stored, ExitStack(), lease or Lease())
             return stored
 
+    def lends_such(self, values: Sequence[torch.Tensor]) -> bool:
+        """Whether tensors of this form were lent last, so that it need not be found out whether these can be."""
+        return self._maker.lends_such(values)
+
     def check_free(self, version: str) -> None:
         """
         Raises:

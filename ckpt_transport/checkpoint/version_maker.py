@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
 
+import torch
+
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.arrangement import Arrangements
@@ -108,6 +110,10 @@ class VersionMaker:
             self._check_may_be_empty()
         backings = [] if loan.backing is None else [loan.backing]
         return self._stored(asked, backings, loan.tensors, loan.conversions, loan.same, loan.replicated)
+
+    def lends_such(self, values: Sequence[torch.Tensor]) -> bool:
+        """Whether tensors of this form were lent last."""
+        return self._loans.knows(values)
 
     def _map(self, asked: VersionRequest, tensors: object) -> MappedTensors:
         if asked.mapping is None:

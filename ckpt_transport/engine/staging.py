@@ -79,7 +79,7 @@ class StagingArea:
 
 
 def place_of(served: Mapping[str, torch.Tensor], make: MakeShadows) -> StagingPlace:
-    """Where a version is staged beside ``served``, in an area that ``make`` will make; see :attr:`StagingArea.place`."""
+    """Where a version is staged beside ``served``, in an area that ``make`` makes; see :attr:`StagingArea.place`."""
     return StagingPlace(ShadowNeeds.of(served).nbytes, make is not on_device)
 
 

@@ -9,7 +9,7 @@ much either way. Parts that are cut into many short ranges take as long lent as 
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import NamedTuple, cast
 
@@ -43,9 +43,14 @@ LENT = Intake(lend=True, why="lent, because its tensors can be sent from where t
 
 
 class Intakes:
-    """Says how each step's weights are taken in. What can be lent is recognised at the next step."""
+    """Says how each step's weights are taken in. What can be lent is recognised at the next step.
 
-    def __init__(self) -> None:
+    Args:
+        lends_such: whether tensors of this form were lent last, be it to be published.
+    """
+
+    def __init__(self, lends_such: Callable[[Sequence[torch.Tensor]], bool]) -> None:
+        self._lends_such = lends_such
         self._lent: SameForm | None = None
         self._copies = _CopiesOnGpus()
 
@@ -94,6 +99,8 @@ class Intakes:
         parts = cast(list[torch.Tensor], values) if own else [part for value in values for part in parts_of(value)]
         if not all(kind in OWN_KINDS or hasattr(kind, "full_tensor") for kind in set(map(type, parts))):
             return choose_intake(parts)
+        if own and self._lends_such(parts):
+            return LENT
         if self._lent is not None and not any_nested(parts) and self._lent.is_that_of(parts):
             return LENT
         intake = choose_intake(parts)

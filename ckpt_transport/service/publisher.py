@@ -60,7 +60,7 @@ class Publisher:
     ) -> None:
         self._versions, self._deltas, self._updates, self._choice = versions, deltas, updates, choice
         self._calls, self._guard, self._config = calls, guard, config
-        self._intakes = Intakes()
+        self._intakes = Intakes(versions.lends_such)
 
     def publish(
         self,

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from ckpt_transport.checkpoint import Lease, Loan, Mapping, Store, StoredVersion, TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
@@ -118,6 +120,10 @@ class ServerVersions:
     def mapping_of(self, version: str) -> str:
         """The mapping with which a version is taken in, in words."""
         return self._mappings.get(version, "")
+
+    def lends_such(self, values: Sequence[torch.Tensor]) -> bool:
+        """See :meth:`Store.lends_such`."""
+        return self._store.lends_such(values)
 
     def take_in_published(
         self,

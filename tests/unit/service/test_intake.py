@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from ckpt_transport import TensorShard
+from ckpt_transport.checkpoint import Store
 from ckpt_transport.service import intake
 from ckpt_transport.service.intake import Intake, Intakes, choose_intake
 from tests.looks import Looks
@@ -56,7 +57,7 @@ def test_given_shards_like_those_of_the_step_before_then_nobody_asks_how_each_li
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
-        intakes = Intakes()
+        intakes = Intakes(lambda values: False)
         for columns in (3, 3, 6):
             rows = 12 // columns
             weights: dict[str, object] = {
@@ -71,7 +72,7 @@ def test_given_shards_like_those_of_the_step_before_then_nobody_asks_how_each_li
 
 
 def test_given_tensors_like_those_of_the_step_before_then_each_is_only_asked_whether_it_is_nested() -> None:
-    intakes = Intakes()
+    intakes = Intakes(lambda values: False)
     for _ in range(2):
         weights = {f"t{number}": torch.ones(5) for number in range(1000)}
         with Looks() as looks:
@@ -79,3 +80,15 @@ def test_given_tensors_like_those_of_the_step_before_then_each_is_only_asked_whe
     assert looks.of_each(1000) == Counter(is_nested=1)
     assert not intakes.of(weights | {"t0": torch.ones(3, 2).t()}, None).lend
     assert intakes.of(weights, None).lend
+
+
+def test_given_tensors_that_were_lent_before_then_the_first_that_are_published_are_recognised() -> None:
+    with Store() as store:
+        intakes = Intakes(store.lends_such)
+        weights = {f"t{number}": torch.ones(5) for number in range(1000)}
+        store.lend("warm", weights)
+        store.unregister("warm")
+        with Looks() as looks:
+            assert intakes.of(weights, None).lend
+        assert looks.of_each(1000) == Counter(is_nested=1)
+        assert not intakes.of(weights | {"t0": torch.ones(3, 2).t()}, None).lend
