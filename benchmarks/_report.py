@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,18 +13,38 @@ from benchmarks._results import here, page
 from benchmarks._row import Row
 
 __all__ = ["Row", "report"]
+WIDTH = 200
+"""Of a table that is printed to a file or a pipe."""
 
 
-def report(rows: Sequence[Row], json_path: Path | None = None) -> None:
-    """Print ``rows`` as a table; write them to ``json_path`` as a JSON list, and as a page of Markdown beside it."""
+def report(rows: Iterable[Row], json_path: Path | None = None) -> None:
+    """Print ``rows`` as a table when all have come; write them to ``json_path`` as a JSON list, and a page beside it.
+
+    The files are written anew with each row, and what there is is printed also where no more can come: what was
+    measured outlives an error, and an interrupt.
+    """
+    found: list[Row] = []
+    try:
+        for row in rows:
+            found.append(row)
+            if json_path is not None:
+                _keep(found, json_path)
+    finally:
+        console = Console()
+        console.print(_table(found), width=None if console.is_terminal else WIDTH)
+
+
+def _table(rows: Sequence[Row]) -> Table:
     table = Table()
     for column in ("measured", "ratio", "against", "target", "met", "figures"):
         table.add_column(column, justify="right" if column == "ratio" else "left")
     for row in rows:
         met = {True: "yes", False: "[bold red]no[/]", None: ""}[row.met]
         table.add_row(row.name, f"{row.ratio:.2f}", row.against, row.target, met, row.detail)
-    Console().print(table)
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(list(rows))) + b"\n")
-        json_path.with_suffix(".md").write_text(page(f"Results: {json_path.stem}", rows, here()), encoding="utf-8")
+    return table
+
+
+def _keep(rows: Sequence[Row], json_path: Path) -> None:
+    json_path.parent.mkdir(parents=True, exist_ok=True)
+    json_path.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+    json_path.with_suffix(".md").write_text(page(f"Results: {json_path.stem}", rows, here()), encoding="utf-8")

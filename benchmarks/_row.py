@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -12,7 +12,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }  # fmt: skip
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """One measured ratio.
 
     Attributes:
@@ -21,6 +21,7 @@ class Row(msgspec.Struct, frozen=True):
         against: what was measured next to it, in the same run.
         target: what the ratio should be, as ``>=0.7``; empty where there is no target.
         detail: the figures behind it, with units.
+        phases: milliseconds of what single updates consisted of, by which update it was.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Row(msgspec.Struct, frozen=True):
     against: str
     target: str
     detail: str
+    phases: Mapping[str, Mapping[str, float]] = {}
 
     @property
     def met(self) -> bool | None:
