@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -16,7 +15,9 @@ from typing import Any, ClassVar, Self
 import torch
 
 from benchmarks._models import Shapes, Weights, tensors
+from benchmarks._trace import Profiler
 from ckpt_transport_torch import Loader, attach
+from tests.support.ports import free_port
 
 context = multiprocessing.get_context("spawn")
 ANSWER_SECONDS = 400
@@ -46,9 +47,18 @@ class Peer:
         self.ask(*order)
         return self.answer()
 
-    def stop(self) -> None:
-        self.ask("stop")
+    def let_go(self) -> None:
+        """Tell it to end, if it still listens."""
+        with contextlib.suppress(OSError):
+            self.ask("stop")
+
+    def wait(self) -> None:
+        """Until it has ended, a minute at most."""
         self._process.join(60)
+
+    def stop(self) -> None:
+        self.let_go()
+        self.wait()
 
 
 class ParentPeer(Peer):
@@ -56,12 +66,26 @@ class ParentPeer(Peer):
 
     daemon = False
 
-    def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            super().stop()
+    def wait(self) -> None:
+        super().wait()
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+@contextlib.contextmanager
+def peers(calls: Iterable[Sequence[Any]]) -> Iterator[list[Peer]]:
+    """A process for each target and its arguments, until the end of the context."""
+    started: list[Peer] = []
+    try:
+        for target, *arguments in calls:
+            started.append(Peer(target, *arguments))
+        yield started
+    finally:
+        for peer in started:
+            peer.let_go()
+        for peer in started:
+            peer.wait()
 
 
 def run_worker(shapes: Shapes, device: str, pipe: Connection) -> None:
@@ -100,7 +124,7 @@ def serve_orders(pipe: Connection, wrong: Callable[[int], list[str]], load: Load
     """
     import zmq
 
-    zmq_context = zmq.Context()
+    zmq_context, profiler = zmq.Context(), Profiler()
     while (order := pipe.recv())[0] != "stop":
         match order:
             case ("wrong", version):
@@ -109,13 +133,18 @@ def serve_orders(pipe: Connection, wrong: Callable[[int], list[str]], load: Load
                 from checkpoint_engine.worker import update_weights_from_ipc
 
                 (handle,) = dict(handles).values()
-                update_weights_from_ipc(zmq_context, handle, 0, run=load)
+                update_weights_from_ipc(zmq_context, handle, torch.cuda.current_device(), run=load)
                 pipe.send("done")
+            case ("profile",):
+                profiler.start()
+                pipe.send("profiling")
+            case ("profiled",):
+                pipe.send(profiler.stop())
 
 
 def run_checkpoint_engine(shapes: Shapes, pipe: Connection) -> None:
     """checkpoint-engine's parameter server, one rank, its process group made once."""
-    port = free_port()
+    port = free_port(neighbours=1)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from checkpoint_engine.ps import ParameterServer
 
@@ -236,10 +265,3 @@ class GpuMemory:
     def _used(self) -> int:
         found = map(torch.cuda.mem_get_info, range(torch.cuda.device_count()))
         return sum(total - free for free, total in found)
-
-
-def free_port() -> int:
-    """A port below one that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1]) - 1

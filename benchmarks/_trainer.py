@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,8 @@ from ckpt_transport.memory import Buffer
 
 PIECE_BYTES = 64 << 20
 LARGE_PIECE_BYTES = 1 << 30
+REGISTERED, LENT = "registered", "lent"
+"""Names of versions, so that a trainer can have one of each."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,29 @@ class Trainer:
         return sum(tensor.nbytes for tensor in own.values())
 
     def register(self) -> float:
-        """Seconds that it takes to copy the version into a new pool."""
+        """Seconds that it takes to copy the version into a new pool, or into that of the version before."""
         if self._pool is not None:
-            self._open_server.unregister("v")
+            self._open_server.unregister(REGISTERED)
         began = time.perf_counter()
-        (self._pool,) = self._open_server.register("v", tensors=self._held).buffers
+        (self._pool,) = self._open_server.register(REGISTERED, tensors=self._held).buffers
         return time.perf_counter() - began
 
     def update(self, addresses: Sequence[str]) -> Timed | None:
         """Bring the version that is registered."""
         began = time.perf_counter()
-        report = self._open_server.update("v", addresses)
+        report = self._open_server.update(REGISTERED, addresses)
         return timed_of(time.perf_counter() - began, report)
 
     def update_p2p(self, addresses: Sequence[str]) -> Timed | None:
         """Bring the version that is registered to engines that join."""
         began = time.perf_counter()
-        report = self._open_server.update_p2p("v", addresses)
+        report = self._open_server.update_p2p(REGISTERED, addresses)
+        return timed_of(time.perf_counter() - began, report)
+
+    def warm_up(self, addresses: Sequence[str]) -> Timed | None:
+        """Do before the first update what it would do, with the version that is registered."""
+        began = time.perf_counter()
+        report = self._open_server.warm_up(REGISTERED, addresses)
         return timed_of(time.perf_counter() - began, report)
 
     def rollback(self, addresses: Sequence[str]) -> Timed | None:
@@ -114,32 +123,45 @@ class Trainer:
     def lend_and_update(self, addresses: Sequence[str]) -> Timed | None:
         """What a training loop does at each step, with the weights where they lie."""
         began = time.perf_counter()
-        self._open_server.lend("v", self._held)
-        report = self._open_server.update("v", addresses)
+        self._open_server.lend(LENT, self._held)
+        report = self._open_server.update(LENT, addresses)
         wall = time.perf_counter() - began
-        self._open_server.unregister("v")
+        self._open_server.unregister(LENT)
         return timed_of(wall, report)
 
-    def warm_up(self, addresses: Sequence[str], lends: bool) -> Timed | None:
-        """What a trainer does before its first step, with the weights that it lends at each, or those in its pool."""
+    def lend_and_trace(self, addresses: Sequence[str], path: Path) -> float:
+        """The same once more; rank 0 writes the timeline of the update to a file, and says when that begins, in seconds
+        since the epoch."""
+        self._open_server.lend(LENT, self._held)
+        report = self._open_server.update(LENT, addresses)
+        self._open_server.unregister(LENT)
+        if report is None:
+            return 0.0
+        report.write_trace(path)
+        return min(event.start for event in report.timeline)
+
+    def lend_and_warm_up(self, addresses: Sequence[str]) -> Timed | None:
+        """What a training loop does before its first step, with the weights that it lends at each."""
         began = time.perf_counter()
-        if lends:
-            self._open_server.lend("v", self._held)
-        report = self._open_server.warm_up("v", addresses)
-        if lends:
-            self._open_server.unregister("v")
+        self._open_server.lend(LENT, self._held)
+        report = self._open_server.warm_up(LENT, addresses)
+        self._open_server.unregister(LENT)
         return timed_of(time.perf_counter() - began, report)
 
-    def link(self, gpu: int, parts: int = 1) -> float:
-        """Seconds that plain copies take for as many bytes as this rank brings to one of so many ranks of an engine: of
-        its pool to its GPU, or from its device to ``gpu``; without GPUs, in memory."""
-        if self._pool is None:
-            nbytes = sum(tensor.nbytes for tensor in self._held.values()) // parts
-            return between(self._device, torch.device("cuda", gpu) if self._on_gpu else self._device, nbytes)
-        if self._on_gpu:
-            self._pool.pin()
-            return host_to_device(self._pool.tensor[: self._pool.nbytes // parts], PIECE_BYTES)
-        return between(self._device, self._device, self._pool.nbytes // parts)
+    def copy_pool(self, gpu: int, parts: int = 1) -> float:
+        """Seconds that plain copies of so large a part of its pool take to its own GPU, whatever ``gpu`` is; without
+        GPUs, in memory."""
+        assert self._pool is not None, "register it first"
+        if not self._on_gpu:
+            return between(self._device, self._device, self._pool.nbytes // parts)
+        self._pool.pin()
+        return host_to_device(self._pool.tensor[: self._pool.nbytes // parts], PIECE_BYTES)
+
+    def copy_held(self, gpu: int, parts: int = 1) -> float:
+        """Seconds that plain copies of as many bytes as that part of what it holds take from its device to ``gpu``;
+        without GPUs, in memory."""
+        nbytes = sum(tensor.nbytes for tensor in self._held.values()) // parts
+        return between(self._device, torch.device("cuda", gpu) if self._on_gpu else self._device, nbytes)
 
     def close(self) -> None:
         server, self._server = self._server, None

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
+from benchmarks._attempts import Attempts, console
+from benchmarks._brought import Brought, Variant, against_named
 from benchmarks._gpu_worker import ParentPeer, Peer
-from benchmarks._models import Shapes
+from benchmarks._models import Shapes, size
 from benchmarks._row import Row
-from benchmarks._situation import Brought, ask_all, console, links
-from benchmarks._trainer import Timed, milliseconds, run_trainer
+from benchmarks._trainer import milliseconds
+from benchmarks._trainers import Orders, Trainers, opened, trainer_ranks
 from benchmarks._vllm_engine import names_of, start
 from benchmarks._weighted_sums import weighted_sum
 from ckpt_transport import ask_version
@@ -47,19 +48,17 @@ class VllmSituation:
         title: what the rows are called.
         trainers: the GPU of each; ranks of one trainer.
         engine: the GPUs of the engine, one for each tensor-parallel rank.
-        lent: whether the weights are on the trainers' GPUs; else in a pool of the host.
-        transports: what is measured; the first is ``auto``.
+        orders: what trainers are told.
+        variants: what is measured; the first is what the target for the first update is for.
         target: for the time of an update over that of plain copies.
-        commit: how the version is taken, as the setting.
     """
 
     title: str
     trainers: Sequence[int]
     engine: Sequence[int]
-    lent: bool
-    transports: Sequence[str]
+    orders: Orders
+    variants: Sequence[Variant]
     target: str
-    commit: str = "auto"
 
     @property
     def gpus(self) -> int:
@@ -140,89 +139,90 @@ def sums(worker: Any) -> dict[str, int]:
     return {name: weighted_sum(tensor) for name, tensor in worker.model_runner.get_model().named_parameters()}
 
 
-def measure(situation: VllmSituation, rounds: int, layers: int | None, narrow: int) -> list[Row]:
-    """Rows for each transport; for the first update; and for ``auto`` against the best by name."""
-    console.print(f"{situation.title} ...")
+def measure(
+    situation: VllmSituation, rounds: int, layers: int | None, narrow: int, attempts: Attempts
+) -> Iterator[Row]:
+    """A row for each variant, of one start of the engine; for its first update; for ``auto`` against the best by
+    name."""
+    title = situation.title
+    console.print(f"{title} ...")
     engine = ParentPeer(run_engine, "mixture", situation.engine, layers, narrow)
+    found: dict[Variant, Brought] = {}
     try:
         shapes, addresses, warmed = engine.answer()
-        for said in warmed:
-            console.print(f"  {said}")
-        found: dict[str, Brought] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            place = "cuda:{}" if torch.cuda.is_available() else "cpu"
-            size = len(situation.trainers)
-            trainers = [Peer(run_trainer, rank, size, place.format(gpu)) for rank, gpu in enumerate(situation.trainers)]
-            try:
-                for transport in situation.transports:
-                    ask_all(trainers, "open", transport, f"ipc://{folder}/{transport}", situation.commit)
-                    found[transport] = _bring(situation, trainers, engine, shapes, addresses, rounds)
-                    console.print(f"  {transport}: {found[transport].says}")
-            finally:
-                for trainer in trainers:
-                    trainer.stop()
+        console.print(f"  {len(shapes):,} tensors, {size(shapes) / 1e9:.2f} GB; {'; '.join(warmed)}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        parts = len(situation.engine)
+        with trainer_ranks(device, situation.trainers) as ranks:
+            trainers = Trainers(ranks, situation.orders, shapes, addresses, situation.engine, parts)
+            for number, variant in enumerate(situation.variants):
+                rows = _variant(situation, trainers, engine, variant, 2 * number + 1, rounds, found)
+                yield from attempts.rows(f"{title}: {variant}", rows)
     finally:
         engine.stop()
-    return _rows(situation, found)
+    yield from against_named(title, found)
 
 
-def _bring(
+def _variant(
     situation: VllmSituation,
-    trainers: Sequence[Peer],
+    trainers: Trainers,
     engine: Peer,
-    shapes: Shapes,
-    addresses: Sequence[str],
+    variant: Variant,
+    version: int,
     rounds: int,
-) -> Brought:
-    """Updates over one transport, with which its trainer has warmed up. At its end the loader loads the first version,
-    which was rehearsed and replayed."""
+    found: dict[Variant, Brought],
+) -> Iterator[Row]:
+    title = f"{situation.title}: {variant}"
+    with opened(trainers.ranks, variant):
+        brought = _bring(trainers, engine, version, rounds)
+    console.print(f"  {variant}: {brought.says}")
+    copy = "plain copies of a rank's part" if trainers.parts > 1 else "plain copies of as many bytes"
+    yield brought.row(title, copy, situation.target)
+    if not found:
+        yield first_row(title, brought)
+    found[variant] = brought
 
-    def have(version: int) -> None:
-        ask_all(trainers, "have", shapes, version, "device" if situation.lent else "host")
-        if not situation.lent:
-            ask_all(trainers, "register")
 
-    def update() -> Timed:
-        timed: Timed = ask_all(trainers, "lend_and_update" if situation.lent else "update", addresses)[0]
-        return timed
+def _bring(trainers: Trainers, engine: Peer, version: int, rounds: int) -> Brought:
+    """Updates with which the trainer has warmed up.
 
-    have(1)
-    warmed: Timed = ask_all(trainers, "warm_up", addresses, situation.lent)[0]
-    how = warmed.in_place or "staged"
-    console.print(f"  the trainer has warmed up with the engine: {milliseconds(warmed.wall)} ({warmed.said}); {how}")
-    first = update()
+    At their end the loader loads the first version, which was rehearsed and replayed, and what it makes is compared.
+    """
+    trainers.have(version)
+    warmed = trainers.warm_up()
+    if warmed is not None:
+        how = warmed.in_place or "staged"
+        console.print(
+            f"  the trainer has warmed up with the engine: {milliseconds(warmed.wall)} ({warmed.said}); {how}"
+        )
+    first = trainers.update()
     replayed = engine.call(sums)
-    have(2)
-    update()
-    then, limits = [], []
-    for _ in range(rounds):
-        limits.append(max(links(trainers, situation.engine, len(situation.engine))))
-        then.append(update())
-    have(1)
+    trainers.have(version + 1)
+    then, limits = trainers.counted(rounds)
+    other = engine.call(sums)
+    trainers.have(version)
     engine.call(have_loader_load, True)
-    update()
+    trainers.update()
     engine.call(have_loader_load, False)
-    for rank, loaded in enumerate(engine.call(sums)):
-        wrong = [name for name, each in loaded.items() if each != replayed[rank][name]]
-        assert not wrong, f"{len(wrong)} parameters were not what the loader makes, the first {wrong[0]}"
-    return Brought(first, then, limits, 0)
+    loaded = engine.call(sums)
+    assert loaded != other, "versions differ"
+    return Brought(warmed, first, then, limits, compare(loaded, replayed))
 
 
-def _rows(situation: VllmSituation, found: Mapping[str, Brought]) -> list[Row]:
-    title = situation.title
-    copy = "plain copies of a rank's part" if len(situation.engine) > 1 else "plain copies of as many bytes"
-    rows = [
-        Row(f"{title}: {transport}", brought.wall / brought.limit, copy, situation.target, brought.says)
-        for transport, brought in found.items()
-    ]
-    if (auto := found.get("auto")) is None:
-        return rows
-    named = [transport for transport in found if transport != "auto"]
-    if named:
-        best = min(named, key=lambda transport: found[transport].wall)
-        detail = f"{milliseconds(auto.wall)}, {milliseconds(found[best].wall)}"
-        rows.append(Row(f"{title}: auto", auto.wall / found[best].wall, f"{best} by name", "<=1.05", detail))
-    held = median(timed.held for timed in auto.then)
-    detail = f"{milliseconds(auto.first.wall)}, held {milliseconds(auto.first.held)}; then held {milliseconds(held)}"
-    ratio = auto.first.wall / auto.wall
-    return [*rows, Row(f"{title}: first update, engine and trainer warmed up", ratio, "steady state", "<=1.5", detail)]
+def compare(loaded: Sequence[Mapping[str, int]], replayed: Sequence[Mapping[str, int]]) -> int:
+    """See that each rank has, of a version that was replayed, what the loader makes; returns how many parameters."""
+    for rank, (made, found) in enumerate(zip(loaded, replayed, strict=True)):
+        wrong = [name for name, each in made.items() if each != found[name]]
+        assert not wrong, f"rank {rank}: {len(wrong)} parameters are not what the loader makes, the first {wrong[0]}"
+    return sum(map(len, loaded))
+
+
+def first_row(title: str, brought: Brought) -> Row:
+    """The first update of an engine that has warmed up, and whose trainer has, against later ones."""
+    first = brought.first
+    held = f"{milliseconds(first.wall)}, held {milliseconds(first.held)} ({first.said})"
+    then = f"then {milliseconds(brought.wall)}, held {milliseconds(brought.held)}"
+    ratio = first.wall / brought.wall
+    return Row(
+        f"{title}, first update, engine and trainer warmed up", ratio, "later updates", "<=1.5", f"{held}; {then}"
+    )

@@ -1,11 +1,15 @@
 """Measures one tensor-parallel engine on the GPUs of one host, where checkpoint-engine's table begins.
 
 GLM-4.5-Air on eight: each GPU has a source rank with its part of a checkpoint, and a worker that takes the slices that
-vLLM's ranks take. The rows: metadata and plan; an update from the host; one of weights that trainers lend on their
-GPUs; a rank that joins; the GPU memory that all this takes. Limits are plain copies in the same run, where every rank
-copies its part at once. Beside them stand checkpoint-engine in the same run, where it is installed, and what the
-simulator predicts. All elements of a weight are equal in a version, so that trainers take no memory for them; whether a
-rank takes the right rows and columns, the comparison of its replay with its loader sees.
+vLLM's ranks take. The rows: metadata and plan; an update from the host; a rank that joins; an update of weights that
+trainers lend on their GPUs; the GPU memory that all this takes. Limits are plain copies in the same run, where every
+rank copies its part at once. Beside them stand checkpoint-engine in the same run, where it is installed, and what the
+simulator predicts. The sources have one pool for all of this. All elements of a weight are equal in a version, so that
+trainers take no memory for them; whether a rank takes the right rows and columns, the comparison of its replay with its
+loader sees.
+
+A pool is made at about a gigabyte a second where the host must find memory for it first, so fewer ``--layers`` are
+sooner measured: two are 12 GB. With ``--seconds`` no row is begun after that time.
 
 Usage: ``python -m benchmarks.eight_gpus --gpus 8``; small, on a CPU: ``python -m benchmarks.eight_gpus --device cpu
 --gpus 2 --layers 1 --narrow 32``; only the prediction: ``--predict``.
@@ -13,36 +17,40 @@ Usage: ``python -m benchmarks.eight_gpus --gpus 8``; small, on a CPU: ``python -
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 import torch
 import typer
-from msgspec.structs import replace
-from rich.console import Console
+from msgspec import structs
 
 from benchmarks import _checkpoint_engine
+from benchmarks._attempts import Attempts, Seconds, console
+from benchmarks._brought import AUTO, Brought, Variant
+from benchmarks._gpu_worker import Peer, peers
 from benchmarks._models import Shapes, size
 from benchmarks._report import Row, report
-from benchmarks._situation import Brought, Situation, brought, workers_of
+from benchmarks._situation import bring
 from benchmarks._slices import run_rank
-from benchmarks._trainer import milliseconds
-from benchmarks.end_to_end import Device
+from benchmarks._trainer import Timed, milliseconds
+from benchmarks._trainers import JOINS, LENDS, POOLS, Trainers, opened, place, trainer_ranks
+from benchmarks.end_to_end import Commit, Device
 from benchmarks.seed_table import GLM, REPLAY_SECONDS
 from ckpt_transport.planning import Settings, plan
 from ckpt_transport.simulator import Cluster, Model, cluster_of, manifest_of, shares_of, simulate, world_of
 
-console = Console(stderr=True)
 GIB = 1 << 30
 EXTRA = 0.35
 """GiB of a GPU's memory that an update may take."""
 BEFORE_RUN = ("join", "plan", "agree", "connect")
 """Phases in which metadata is exchanged, and the plan made, proved and agreed on."""
-THEIR_VERSION = 99
+HOST, JOINED, LENT = "from the host", "a rank joins", "lent by trainers"
+COPIES = "plain copies of each rank's part at once"
 
 
 class Case(NamedTuple):
@@ -60,7 +68,7 @@ class Case(NamedTuple):
     gpus: int
     device: Device
     cluster: str
-    commit: str = "in_place"
+    commit: Commit = Commit.IN_PLACE
 
     @property
     def shapes(self) -> Shapes:
@@ -73,38 +81,13 @@ class Case(NamedTuple):
 
 def narrowed(layers: int, narrow: int) -> Model:
     """GLM-4.5-Air with so many layers, and all widths so many times smaller."""
-    return replace(
+    return structs.replace(
         GLM,
         layers=layers,
         hidden=GLM.hidden // narrow,
         expert_hidden=GLM.expert_hidden // narrow,
         vocabulary=GLM.vocabulary // narrow,
     )
-
-
-def situations(case: Case) -> dict[str, Situation]:
-    """The updates, by what comes from where."""
-    ranks, shapes = tuple(range(case.gpus)), case.shapes
-    engine, joining = (partial(_worker, case.gpus, name) for name in ("engine", "joining"))
-    updated = partial(
-        Situation,
-        shapes=shapes,
-        trainers=ranks,
-        transports=("auto",),
-        limit="plain copies of each rank's part at once",
-        commit=case.commit,
-    )
-    found = (
-        updated("from the host", workers=ranks, lent=False, target="<=1.15", worker=engine),
-        updated("lent by trainers", workers=ranks, lent=True, target="<=1.15", worker=engine),
-        updated("a rank joins", workers=ranks[:1], lent=False, target="", worker=joining, order="update_p2p"),
-    )
-    return {situation.title: situation for situation in found}
-
-
-def _worker(gpus: int, engine: str, rank: int) -> object:
-    """What runs in the process of one rank."""
-    return partial(run_rank, rank, gpus, engine)
 
 
 def predict(case: Case) -> float:
@@ -121,73 +104,88 @@ def predict(case: Case) -> float:
 def _cluster(case: Case) -> Cluster:
     """This host, with links as the cluster file says."""
     found = cluster_of(case.cluster)
-    found = replace(found, hosts=1, gpus=case.gpus, costs=replace(found.costs, piece=REPLAY_SECONDS))
+    found = structs.replace(found, hosts=1, gpus=case.gpus, costs=structs.replace(found.costs, piece=REPLAY_SECONDS))
     if case.device is Device.CPU:
-        found = replace(found, gpus=0, sinks=case.gpus, transports=("shm",))
+        found = structs.replace(found, gpus=0, sinks=case.gpus, transports=("shm",))
     return found
 
 
-def measure(case: Case, rounds: int) -> list[Row]:
-    """All rows."""
+def measure(case: Case, rounds: int, attempts: Attempts) -> Iterator[Row]:
+    """All rows, while there is time."""
     console.print(f"{case.title} ...")
-    predicted = predict(case)
+    predicted, every = predict(case), range(case.gpus)
     console.print(f"  the simulator expects {milliseconds(predicted)} of an update from the host")
-    found = {}
-    for name, situation in situations(case).items():
-        (found[name],) = brought(situation, case.device, rounds).values()
-    rows = [*_ours(case, found), _predicted(case, found["from the host"], predicted)]
-    if case.device is Device.CUDA and importlib.util.find_spec("checkpoint_engine") is not None:
-        rows += _theirs(case, found["from the host"], rounds)
-    else:
-        console.print("  checkpoint-engine: not run: needs GPUs, and to be installed")
-    return rows
+    found: dict[str, Brought] = {}
+    device = case.device.value
+    engine_ranks = [(run_rank, rank, case.gpus, "engine", case.shapes, place(device, rank)) for rank in every]
+    joining_rank = [(run_rank, 0, case.gpus, "joining", case.shapes, place(device, 0))]
+    with peers(engine_ranks) as engine, peers(joining_rank) as joining, trainer_ranks(device, every) as ranks:
+        pooled = Trainers(ranks, POOLS, case.shapes, [rank.answer() for rank in engine], every)
+        joined = replace(pooled, orders=JOINS, addresses=[rank.answer() for rank in joining])
+        lent = replace(pooled, orders=LENDS)
+        measured = partial(_measured, case, rounds, found)
+        with opened(ranks, Variant(AUTO, case.commit.value)):
+            yield from attempts.rows(HOST, measured(HOST, pooled, engine, 1, "<=1.15"))
+            if HOST in found:
+                yield from _of_the_host(case, found[HOST], predicted)
+            yield from attempts.rows(JOINED, measured(JOINED, joined, joining, 1, ""))
+            yield from attempts.rows(LENT, measured(LENT, lent, engine, 2, "<=1.15"))
+        yield from _extra(case, found)
+        if missing := _checkpoint_engine.missing():
+            console.print(f"  checkpoint-engine: not run: {missing}")
+        elif HOST in found:
+            yield from attempts.rows(_checkpoint_engine.AGAINST, _theirs(case, engine, found[HOST], rounds))
 
 
-def _ours(case: Case, found: dict[str, Brought]) -> Iterator[Row]:
-    host = found["from the host"]
-    for what, timed in (("first update", host.first), ("later updates", host.then[-1])):
-        seconds = sum(timed.phases.get(phase, 0.0) for phase in BEFORE_RUN)
+def _measured(
+    case: Case,
+    rounds: int,
+    found: dict[str, Brought],
+    name: str,
+    trainers: Trainers,
+    workers: Sequence[Peer],
+    version: int,
+    target: str,
+) -> Iterator[Row]:
+    found[name] = took = bring(trainers, workers, version, rounds)
+    console.print(f"  {name}: {took.says}")
+    yield took.row(f"{case.title}: {name}", COPIES, target)
+
+
+def _of_the_host(case: Case, host: Brought, predicted: float) -> Iterator[Row]:
+    """What metadata and plan take of an update from the host, and what the simulator said of it."""
+    for what, timed in (("warm-up before the first update", host.warmed), ("later updates", host.middle)):
+        assert timed is not None
+        seconds = _before_run(timed)
         detail = f"{milliseconds(seconds)} of {milliseconds(timed.wall)}"
-        yield Row(f"{case.title}: metadata and plan, {what}", seconds / timed.wall, "all of that update", "", detail)
-    for name, situation in situations(case).items():
-        took = found[name]
-        yield Row(f"{case.title}: {name}", took.wall / took.limit, situation.limit, situation.target, took.says)
-    if case.device is Device.CUDA:
+        yield Row(f"{case.title}: metadata and plan, {what}", seconds / timed.wall, "all of that", "", detail)
+    run = host.middle.phases.get("run", 0.0)
+    detail = f"run {milliseconds(run)}, {milliseconds(predicted)} simulated"
+    yield Row(f"{case.title}: {HOST}", run / predicted, f"the simulator's {case.cluster}", "", detail)
+
+
+def _extra(case: Case, found: Mapping[str, Brought]) -> Iterator[Row]:
+    if case.device is Device.CUDA and found:
         most = max(found, key=lambda name: found[name].extra)
         each = found[most].extra / GIB / case.gpus
         detail = f"{each:.2f} GiB of each GPU, most in '{most}'"
         yield Row(f"{case.title}: extra GPU memory", each / EXTRA, f"{EXTRA} GiB", "<=1", detail)
 
 
-def _predicted(case: Case, host: Brought, seconds: float) -> Row:
-    run = host.then[-1].phases.get("run", 0.0)
-    detail = f"run {milliseconds(run)}, {milliseconds(seconds)} simulated"
-    return Row(f"{case.title}: from the host", run / seconds, f"the simulator's {case.cluster}", "", detail)
-
-
-def _theirs(case: Case, host: Brought, rounds: int) -> list[Row]:
+def _theirs(case: Case, engine: Sequence[Peer], host: Brought, rounds: int) -> Iterator[Row]:
     """The same workers, updated by checkpoint-engine."""
-    situation = situations(case)["from the host"]
-    with workers_of(situation, case.device) as (workers, _):
-        theirs = _checkpoint_engine.measure(case.shapes, workers, THEIR_VERSION, rounds)
-    before = sum(host.first.phases.get(phase, 0.0) for phase in BEFORE_RUN)
-    against = "checkpoint-engine, group kept"
-    return [
-        Row(
-            f"{case.title}: metadata and plan, first update",
-            before / theirs.metadata,
-            against,
-            "",
-            f"{milliseconds(before)}, {milliseconds(theirs.metadata)}",
-        ),
-        Row(
-            f"{case.title}: from the host",
-            host.wall / theirs.update,
-            against,
-            "<=0.2",
-            f"{milliseconds(host.wall)}, {milliseconds(theirs.update)} with {theirs.extra / GIB:.2f} GiB of each GPU",
-        ),
-    ]
+    theirs = _checkpoint_engine.measure(case.shapes, engine, rounds)
+    console.print(f"  {theirs}")
+    assert host.warmed is not None
+    before = _before_run(host.warmed)
+    detail = f"{milliseconds(before)}, {milliseconds(theirs.metadata)}"
+    name = f"{case.title}: metadata and plan, first of all"
+    yield Row(name, before / theirs.metadata, _checkpoint_engine.AGAINST, "", detail)
+    yield theirs.row(f"{case.title}: {HOST}", host, "<=0.2")
+
+
+def _before_run(timed: Timed) -> float:
+    return sum(timed.phases.get(phase, 0.0) for phase in BEFORE_RUN)
 
 
 def main(
@@ -196,8 +194,11 @@ def main(
     layers: Annotated[int, typer.Option(min=1, help="Of the model; 46 are 212 GB.")] = GLM.layers,
     narrow: Annotated[int, typer.Option(min=1, help="By how much widths are divided.")] = 1,
     cluster: Annotated[str, typer.Option(help="What the simulator takes this host for.")] = "8xH800",
-    commit: Annotated[str, typer.Option(help="As the setting; staging takes as much GPU memory again.")] = "in_place",
+    commit: Annotated[
+        Commit, typer.Option(help="As the setting; staging takes as much GPU memory again.")
+    ] = Commit.IN_PLACE,
     rounds: Annotated[int, typer.Option(min=1, help="Updates that are counted.")] = 5,
+    seconds: Seconds = inf,
     predict_only: Annotated[bool, typer.Option("--predict", help="Simulate, and measure nothing.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
@@ -206,14 +207,16 @@ def main(
     """Update a tensor-parallel engine on the GPUs of this host, by the caller's wall clock."""
     case = Case(narrowed(layers, narrow), gpus, device, cluster, commit)
     if predict_only:
-        seconds = predict(case)
-        console.print(f"{case.title}: from the host in {milliseconds(seconds)}, as {cluster}")
+        predicted = predict(case)
+        console.print(f"{case.title}: from the host in {milliseconds(predicted)}, as {cluster}")
         if json_path is not None:
-            json_path.write_bytes(msgspec.json.encode({"case": case.title, "cluster": cluster, "seconds": seconds}))
+            json_path.write_bytes(msgspec.json.encode({"case": case.title, "cluster": cluster, "seconds": predicted}))
         return
     if device is Device.CUDA and gpus > torch.cuda.device_count():
         raise typer.BadParameter(f"there are {torch.cuda.device_count()} GPUs", param_hint="--gpus")
-    report(measure(case, rounds), json_path)
+    attempts = Attempts(seconds)
+    report(measure(case, rounds, attempts), json_path)
+    attempts.end()
 
 
 if __name__ == "__main__":

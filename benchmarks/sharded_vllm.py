@@ -4,7 +4,8 @@ Both have the shapes of Qwen3-8B (16.4 GB in BF16), a rank of each on every GPU.
 Later in the same run they gather each tensor with ``full_tensor()``, and rank 0 lends what it has then. The limit is
 measured between the updates, on all GPUs at the same time: plain peer copies of the bytes that a rank of the engine
 needs from other GPUs, or plain copies on its own GPU of all bytes that it needs, whichever takes longer. At the end
-vLLM's own loader is given the same versions whole, and every tensor is compared.
+vLLM's own loader is given the same versions whole, and every parameter is compared. With ``--seconds`` no row is begun
+after that time.
 
 Usage: ``python -m benchmarks.sharded_vllm``; small, on CPUs, with ``--device cpu --small``.
 """
@@ -16,30 +17,29 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
 from torch._C._distributed_c10d import TCPStore
 
+from benchmarks._attempts import Attempts, Seconds, console
+from benchmarks._brought import phases_of
 from benchmarks._fsdp_trainer import Brought, run_fsdp_rank
-from benchmarks._gpu_worker import ParentPeer, Peer
+from benchmarks._gpu_worker import ParentPeer, Peer, peers
 from benchmarks._models import BF16_BYTES, Shapes, size
 from benchmarks._placed_values import load_whole
 from benchmarks._report import Row, report
-from benchmarks._situation import ask_all, console
 from benchmarks._trainer import Timed, milliseconds
-from benchmarks._vllm_situation import run_engine
+from benchmarks._trainers import ask_all
+from benchmarks._vllm_situation import compare, run_engine, sums
 from benchmarks.end_to_end import NARROW, Device
 
 CUT_BY_COLUMNS = ("o_proj.weight", "down_proj.weight")
 """What tensor-parallel ranks cut by columns; FSDP2 cuts everything by rows."""
-CHECKSUMS = "ckpt_transport_checksums"
-Checksums = Sequence[dict[str, str]]
-"""Of each rank's tensors, by name."""
 WARMING = 2
 """Updates of each kind that are not counted."""
 
@@ -80,16 +80,33 @@ class Updates:
         self.timed.append(led)
 
     @property
+    def counted(self) -> Sequence[Timed]:
+        return self.timed[WARMING:]
+
+    @property
     def wall(self) -> float:
         return median(self.walls[WARMING:])
 
     @property
     def held(self) -> float:
-        return median(timed.held for timed in self.timed[WARMING:])
+        return median(timed.held for timed in self.counted)
+
+    @property
+    def middle(self) -> Timed:
+        """The counted update whose time is nearest to the median."""
+        return min(self.counted, key=lambda timed: abs(timed.wall - self.wall))
+
+    @property
+    def phases(self) -> dict[str, dict[str, float]]:
+        return {"first": phases_of(self.timed[0]), "median": phases_of(self.middle)}
 
     def __str__(self) -> str:
-        last = self.timed[-1]
-        return f"{milliseconds(self.wall)}, held {milliseconds(self.held)}; {', '.join(set(last.ways))}: {last.said}"
+        middle, first = self.middle, self.timed[0]
+        return (
+            f"first {milliseconds(self.walls[0])}, median {milliseconds(self.wall)} of {len(self.counted)}; held "
+            f"{milliseconds(self.held)}, first {milliseconds(first.held)}; first: {first.said}; median, "
+            f"{', '.join(set(middle.ways))}: {middle.said}"
+        )
 
 
 @dataclass
@@ -113,7 +130,9 @@ class Limits:
         return f"peer copies {peer}, copies on the device {milliseconds(median(self.device))}"
 
 
-def measure(gpus: int, device: Device, rounds: int, layers: int | None, narrow: int) -> list[Row]:
+def measure(
+    gpus: int, device: Device, rounds: int, layers: int | None, narrow: int, attempts: Attempts
+) -> Iterator[Row]:
     """Rows of one run.
 
     Args:
@@ -122,69 +141,100 @@ def measure(gpus: int, device: Device, rounds: int, layers: int | None, narrow: 
         rounds: updates of each kind that are counted.
         layers: of the model; None for all.
         narrow: by how much widths are divided.
+        attempts: what there is time for.
     """
     console.print(f"vLLM with {gpus} ranks starts ...")
     engine = ParentPeer(run_engine, "dense", range(gpus), layers, narrow)
     try:
         shapes, addresses, warmed = engine.answer()
         console.print(f"  {len(shapes)} tensors, {size(shapes) / 1e9:.2f} GB; {'; '.join(warmed)}")
-        needed, limits, version = needs(shapes, gpus), Limits(), 0
-        before: Checksums = engine.call(CHECKSUMS)
-        kinds = {"publish": Updates(), "gather": Updates()}
+        needed = needs(shapes, gpus)
+        title = f"FSDP2 on {gpus}, vLLM TP {gpus}"
         with fsdp_trainer(gpus, device, shapes) as trainers:
-            for kind, updates in kinds.items():
-                for number in range(WARMING + rounds):
-                    if number >= WARMING:
-                        limits.measure(trainers, needed)
-                    version += 1
-                    brought = bring(trainers, kind, version, addresses)
-                    updates.add(brought)
-                    if number == 0:
-                        told = (f"first {kind}: {milliseconds(updates.walls[0])}", *brought[0].notes)
-                        console.print("  " + "\n    ".join(told))
-                console.print(f"  {kind}: {updates}; {limits}")
-            served = {version: engine.call(CHECKSUMS)}
-            bring(trainers, "publish", version + 1, addresses)
-            served[version + 1] = engine.call(CHECKSUMS)
+            link = Link(trainers, engine, addresses, needed)
+            publish = Updates()
+            yield from attempts.rows(f"{title}: publish", _published(title, link, rounds, publish))
+            if publish.counted:
+                yield from attempts.rows(f"{title}: full_tensor and update", _gathered(title, link, rounds, publish))
+            yield from attempts.rows(f"{title}: what the loader makes", _compared(link, shapes))
             ask_all(trainers, "close")
-        check(engine, shapes, before, served)
     finally:
         engine.stop()
-    return rows_of(gpus, kinds["publish"], kinds["gather"], limits, needed)
 
 
-def bring(trainers: Sequence[Peer], kind: str, version: int, addresses: Sequence[str]) -> list[Brought]:
-    """Change the weights on all ranks, and bring them to the engine."""
-    ask_all(trainers, "step", version)
-    return ask_all(trainers, kind, version, addresses)
+@dataclass
+class Link:
+    """A trainer and an engine, and the versions between them.
 
-
-def check(engine: Peer, shapes: Shapes, before: Checksums, served: dict[int, Checksums]) -> None:
-    """See that each rank of the engine has served what its loader makes of whole versions.
-
-    No version has a model's buffers, and vLLM's loader may make them anew: they are to be as before all updates.
-
-    Args:
-        before: the checksums of every rank before the first update.
-        served: those of each version.
+    Attributes:
+        trainers: the ranks of FSDP2.
+        engine: the vLLM.
+        addresses: of its ranks.
+        needed: what each of those takes.
+        version: the last that was brought.
     """
+
+    trainers: Sequence[Peer]
+    engine: Peer
+    addresses: Sequence[str]
+    needed: Needs
+    version: int = 0
+
+    def bring(self, kind: str) -> list[Brought]:
+        """Change the weights on all ranks, and bring them to the engine."""
+        self.version += 1
+        ask_all(self.trainers, "step", self.version)
+        return ask_all(self.trainers, kind, self.version, self.addresses)
+
+    def measure(self, kind: str, rounds: int, updates: Updates) -> Limits:
+        """Bring versions, and measure what copies take before each that counts."""
+        limits = Limits()
+        for number in range(WARMING + rounds):
+            if number >= WARMING:
+                limits.measure(self.trainers, self.needed)
+            brought = self.bring(kind)
+            updates.add(brought)
+            if number == 0:
+                told = (f"first {kind}: {milliseconds(updates.walls[0])}", *brought[0].notes)
+                console.print("  " + "\n    ".join(told))
+        console.print(f"  {kind}: {updates}; {limits}")
+        return limits
+
+
+def _published(title: str, link: Link, rounds: int, publish: Updates) -> Iterator[Row]:
+    """Shards as they are."""
+    limits, needed = link.measure("publish", rounds, publish), link.needed
+    each = f"{needed.total / 1e9:.2f} GB to each rank, {needed.remote / 1e9:.2f} GB of it from other GPUs"
+    plain, first = "peer copies or copies on the device, the larger", publish.walls[0]
+    ratio, detail = publish.wall / limits.seconds, f"{publish}; {limits}; {each}"
+    yield Row(f"{title}: publish", ratio, plain, "<=1.6", detail, publish.phases)
+    held = f"{milliseconds(publish.held)}, limit {milliseconds(limits.seconds)}"
+    yield Row(f"{title}: held by publish", publish.held / limits.seconds, plain, "", held)
+    once = f"{milliseconds(first)}, held {milliseconds(publish.timed[0].held)}; then {milliseconds(publish.wall)}"
+    yield Row(f"{title}: first publish, engine warmed up", first / publish.wall, "later ones", "<=1.5", once)
+
+
+def _gathered(title: str, link: Link, rounds: int, publish: Updates) -> Iterator[Row]:
+    """What is gathered on rank 0 first."""
+    gather = Updates()
+    link.measure("gather", rounds, gather)
+    ratio = gather.wall / publish.wall
+    yield Row(f"{title}: full_tensor and update", ratio, "publish", "", str(gather), gather.phases)
+
+
+def _compared(link: Link, shapes: Shapes) -> Iterator[Row]:
+    """See that each rank of the engine has served what its loader makes of whole versions; there are no rows of it."""
+    served = {}
+    for _ in range(2):
+        link.bring("publish")
+        served[link.version] = link.engine.call(sums)
     one, other = served.values()
     assert one != other, "versions differ"
-    buffers: Sequence[Sequence[str]] = engine.call(buffer_names)
-    for version, ranks in served.items():
-        engine.call(load_whole, shapes, version)
-        made = engine.call(CHECKSUMS)
-        for number, (kept, was, found, loaded) in enumerate(zip(buffers, before, ranks, made, strict=True)):
-            assert not (error := found.get("error", loaded.get("error"))), error
-            expected = loaded | {name: was[name] for name in kept if name in was}
-            wrong = [name for name in expected if found.get(name) != expected[name]]
-            assert not wrong, f"version {version}, rank {number}: {len(wrong)} tensors are wrong, the first {wrong[0]}"
-        console.print(f"  version {version}: all {len(ranks[0])} tensors of each rank are what vLLM's loader makes")
-
-
-def buffer_names(worker: Any) -> list[str]:
-    """Of the model of a worker of vLLM."""
-    return [name for name, _ in worker.model_runner.get_model().named_buffers(remove_duplicate=False)]
+    for version, found in served.items():
+        link.engine.call(load_whole, shapes, version)
+        number = compare(link.engine.call(sums), found)
+        console.print(f"  version {version}: wrong: 0 of {number} parameters of all ranks")
+    yield from ()
 
 
 @contextlib.contextmanager
@@ -197,28 +247,10 @@ def fsdp_trainer(ranks: int, device: Device, shapes: Shapes) -> Iterator[list[Pe
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    trainers = [Peer(run_fsdp_rank, {**environ, "RANK": str(rank)}, device.value, shapes) for rank in range(ranks)]
-    try:
-        yield trainers
-    finally:
-        for trainer in trainers:
-            with contextlib.suppress(OSError):
-                trainer.stop()
-
-
-def rows_of(gpus: int, publish: Updates, gather: Updates, limits: Limits, needed: Needs) -> list[Row]:
-    """What was measured, as ratios."""
-    title = f"FSDP2 on {gpus}, vLLM TP {gpus}"
-    each = f"{needed.total / 1e9:.2f} GB to each rank, {needed.remote / 1e9:.2f} GB of it from other GPUs"
-    plain, first = "peer copies or copies on the device, the larger", publish.walls[0]
-    held = f"{milliseconds(publish.held)}, limit {milliseconds(limits.seconds)}"
-    once = f"{milliseconds(first)}, held {milliseconds(publish.timed[0].held)}; then {milliseconds(publish.wall)}"
-    return [
-        Row(f"{title}: publish", publish.wall / limits.seconds, plain, "<=1.6", f"{publish}; {limits}; {each}"),
-        Row(f"{title}: full_tensor and update", gather.wall / publish.wall, "publish", "", str(gather)),
-        Row(f"{title}: held by publish", publish.held / limits.seconds, plain, "", held),
-        Row(f"{title}: first publish after warming up", first / publish.wall, "steady state", "<=1.5", once),
-    ]
+    with peers(
+        [(run_fsdp_rank, {**environ, "RANK": str(rank)}, device.value, shapes) for rank in range(ranks)]
+    ) as found:
+        yield found
 
 
 def main(
@@ -227,6 +259,7 @@ def main(
     small: Annotated[bool, typer.Option("--small", help="One layer, and an eighth of all widths.")] = False,
     layers: Annotated[int | None, typer.Option(help="Of the model; by default all 36.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Updates of each kind that are counted.")] = 5,
+    seconds: Seconds = inf,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file, and a page beside it.")] = None,
 ) -> None:
     """Time a trainer with FSDP2 that publishes its shards to a real vLLM, and one that gathers them first.
@@ -237,8 +270,9 @@ def main(
     if device is Device.CUDA and torch.cuda.device_count() < gpus:
         raise typer.BadParameter(f"there are {torch.cuda.device_count()}", param_hint="--gpus")
     subprocess.run([sys.executable, "-m", "ckpt_transport", "transports", "--measure"], check=False)
-    rows = measure(gpus, device, rounds, 1 if small and layers is None else layers, NARROW if small else 1)
-    report(rows, json)
+    attempts, narrow = Attempts(seconds), NARROW if small else 1
+    report(measure(gpus, device, rounds, 1 if small and layers is None else layers, narrow, attempts), json)
+    attempts.end()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Measures updates of a vLLM from a trainer on another GPU, against vLLM's own engine, which broadcasts over NCCL.
 
 Both bring the same weights from the same process into the same engine, in turns, and no request runs: vLLM's own engine
-packs tensors into large buffers, as its documentation advises. At the end what both leave is compared.
+packs tensors into large buffers, as its documentation advises. Versions are written in place, as it does, and staged.
+Of each version what both leave is compared, with another version brought in between.
 
 vLLM's interface for trainers is that of 0.25. Usage, with two GPUs: ``python -m benchmarks.vllm_nccl``.
 """
@@ -10,13 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -26,16 +25,21 @@ import torch
 import typer
 
 from benchmarks import _vllm_situation as engines
+from benchmarks._attempts import Attempts, Seconds, console
+from benchmarks._brought import AUTO, Brought, Variant
 from benchmarks._gpu_worker import ParentPeer, Peer
 from benchmarks._models import Shapes
 from benchmarks._report import Row, report
-from benchmarks._situation import console
 from benchmarks._trainer import Timed, Trainer, milliseconds, wait_for
+from benchmarks._trainers import opened
+from benchmarks.end_to_end import Commit
+from tests.support.ports import free_port
 
 AGAINST = "vLLM's own nccl engine"
 TARGET = "<=0.083"
 """A twelfth."""
 WORLD_SIZE = 2
+VERSIONS = (1, 2)
 
 
 class NcclTrainer(Trainer):
@@ -104,6 +108,10 @@ class Both:
     shapes: Shapes
     address: str
 
+    def have(self, version: int) -> None:
+        """Have the trainer hold a version, on its GPU."""
+        self.trainer.call("have", self.shapes, version, "device")
+
     def by_own(self) -> float:
         """Seconds of an update by vLLM's own engine."""
         began = time.perf_counter()
@@ -132,8 +140,7 @@ def both(layers: int | None) -> Iterator[Both]:
         console.print(f"  {warmed}")
         trainer = Peer(run_nccl_trainer)
         try:
-            trainer.call("have", shapes, 1, "device")
-            port = _free_port()
+            port = free_port()
             trainer.ask("join_group", port)
             at = {"master_address": "127.0.0.1", "master_port": port, "rank_offset": 1, "world_size": WORLD_SIZE}
             engine.call("init_weight_transfer_engine", at)
@@ -146,47 +153,61 @@ def both(layers: int | None) -> Iterator[Both]:
         engine.stop()
 
 
-def measure(rounds: int = 5, layers: int | None = None) -> list[Row]:
-    """The row, where there are two GPUs. A version is taken in place, as both do by default."""
+def measure(rounds: int, layers: int | None, attempts: Attempts) -> Iterator[Row]:
+    """A row for each way to take a version, where there are two GPUs."""
     if torch.cuda.device_count() < WORLD_SIZE:
-        print("this needs two GPUs", file=sys.stderr)
-        return []
-    with both(layers) as pair, tempfile.TemporaryDirectory() as folder:
-        first_own = pair.by_own()
-        left = pair.sums()
-        pair.trainer.call("open", "auto", f"ipc://{folder}/coordinator", "in_place")
-        pair.trainer.call("have", pair.shapes, 1, "device")
+        console.print("this needs two GPUs")
+        return
+    with both(layers) as pair:
+        left = []
+        for version in VERSIONS:
+            pair.have(version)
+            pair.by_own()
+            left.append(pair.sums())
+        assert left[0] != left[1], "versions differ"
+        for commit in Commit:
+            variant = Variant(AUTO, commit.value)
+            rows = _variant(pair, variant, left, rounds)
+            yield from attempts.rows(f"vLLM, lent on another GPU: {variant}", rows)
+
+
+def _variant(pair: Both, variant: Variant, left: Sequence[Mapping[str, int]], rounds: int) -> Iterator[Row]:
+    """Both ways in turns. The trainer has the second of the versions, and its own engine has just brought the other.
+
+    Args:
+        left: the sums that vLLM's own engine leaves of each version.
+    """
+    pair.have(VERSIONS[0])
+    pair.by_own()
+    own, then, limits = [], [], []
+    with opened([pair.trainer], variant):
+        pair.have(VERSIONS[1])
+        warmed: Timed = pair.trainer.call("lend_and_warm_up", [pair.address])
         first = pair.by_ours()
-        pair.by_ours()
-        wrong = [name for name, each in pair.sums().items() if each != left[name]]
+        wrong = [name for name, each in pair.sums().items() if each != left[1][name]]
         assert not wrong, f"{len(wrong)} parameters differ from what vLLM's own engine leaves, the first {wrong[0]}"
-        own, ours, links = [], [], []
+        pair.by_ours()
         for _ in range(rounds):
-            links.append(pair.trainer.call("link", 1))
+            limits.append(pair.trainer.call("copy_held", 1))
             own.append(pair.by_own())
-            ours.append(pair.by_ours())
-    wall, theirs = median(timed.wall for timed in ours), median(own)
-    detail = (
-        f"{milliseconds(wall)}, held {milliseconds(median(timed.held for timed in ours))} ({ours[-1].said}), first "
-        f"{milliseconds(first.wall)}; {AGAINST} {milliseconds(theirs)}, first {milliseconds(first_own)}; plain "
-        f"peer copies {milliseconds(median(links))}"
-    )
-    return [Row("vLLM, mixture, lent on another GPU: auto, in place", wall / theirs, AGAINST, TARGET, detail)]
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+            then.append(pair.by_ours())
+    brought = Brought(warmed, first, then, limits, len(left[1]))
+    detail = f"{AGAINST} {milliseconds(median(own))}; {brought.says}"
+    console.print(f"  {variant}: {detail}")
+    ratio = brought.wall / median(own)
+    yield Row(f"vLLM, lent on another GPU: {variant}", ratio, AGAINST, TARGET, detail, brought.phases)
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="how often each way is timed; the median counts")] = 5,
     layers: Annotated[int | None, typer.Option(min=1, help="of the model; by default half of Qwen3-30B-A3B's")] = None,
+    seconds: Seconds = inf,
     json_path: Annotated[Path | None, typer.Option("--json", help="also write the table as JSON and Markdown")] = None,
 ) -> None:
     """Measure updates from another GPU against vLLM's own nccl engine."""
-    report(measure(rounds, layers), json_path)
+    attempts = Attempts(seconds)
+    report(measure(rounds, layers, attempts), json_path)
+    attempts.end()
 
 
 if __name__ == "__main__":

@@ -11,24 +11,29 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import eight_gpus
+from benchmarks._attempts import Attempts
 from benchmarks._models import tensors
 from benchmarks._slices import Slices
-from benchmarks.eight_gpus import Case, measure, narrowed, situations
+from benchmarks.eight_gpus import Case, measure, narrowed
 from benchmarks.end_to_end import Device
 from benchmarks.seed_table import GLM
 
 
 def test_given_no_gpu_when_an_engine_of_two_small_ranks_is_measured_then_every_row_is_there() -> None:
     case = Case(narrowed(layers=1, narrow=64), 2, Device.CPU, "8xH800")
-    rows = measure(case, rounds=1)
+    attempts = Attempts()
+    rows = list(measure(case, rounds=1, attempts=attempts))
     assert [row.name.removeprefix(f"{case.title}: ") for row in rows] == [
-        "metadata and plan, first update",
-        "metadata and plan, later updates",
-        *situations(case),
         "from the host",
+        "metadata and plan, warm-up before the first update",
+        "metadata and plan, later updates",
+        "from the host",
+        "a rank joins",
+        "lent by trainers",
     ]
-    assert "simulated" in rows[-1].detail
+    assert "simulated" in rows[3].detail
     assert all(row.ratio > 0 for row in rows)
+    assert attempts.failed == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
