@@ -12,6 +12,7 @@ from ckpt_transport.planning.explain import explain as explain
 from ckpt_transport.planning.explain import slowest as slowest
 from ckpt_transport.planning.links import NOT_MEASURED as NOT_MEASURED
 from ckpt_transport.planning.links import MeasuredRates as MeasuredRates
+from ckpt_transport.planning.links import sending_rates as sending_rates
 from ckpt_transport.planning.ownership import spread as spread
 from ckpt_transport.planning.pauses import Pauses as Pauses
 from ckpt_transport.planning.pauses import StagingPlace as StagingPlace

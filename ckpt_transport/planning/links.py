@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.rates import HostRates, LinkKind
 
 MeasuredRates = Mapping[str, HostRates]
@@ -44,3 +46,20 @@ class Links:
         """Bytes per second over a link of that host, and whether that was measured; 0 where nothing is known."""
         rate = self._measured[host].rate(kind, source, target) if host in self._measured else 0.0
         return (rate, True) if rate else (ASSUMED.get(kind, 0.0), False)
+
+
+def sending_rates(topology: Topology, rates: MeasuredRates) -> dict[int, float]:
+    """Bytes per second at which each source can send, as far as it is known; others count as the fastest known one.
+
+    The sources of a host share the network that is known of it, where a sink is on another host.
+    """
+    links = Links(rates)
+    sources = [topology.participants[rank] for rank in topology.sources]
+    together = Counter(source.host for source in sources)
+    hosts = {topology.host(rank) for rank in topology.sinks}
+    known: dict[int, float] = {}
+    for source in sources:
+        network, _ = links.rate(source.host, LinkKind.NETWORK) if hosts - {source.host} else (0.0, False)
+        if limits := [limit for limit in (float(source.link), network / together[source.host]) if limit]:
+            known[source.rank] = min(limits)
+    return dict.fromkeys(topology.sources, max(known.values(), default=1.0)) | known

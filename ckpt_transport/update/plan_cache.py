@@ -24,6 +24,7 @@ from ckpt_transport.planning import (
     Topology,
     digest_of,
     plan,
+    sending_rates,
     spread,
     verify,
     verify_part,
@@ -128,7 +129,7 @@ class PlanCache:
         made_from = held, topology, dict(traits), settings, tuple(present), dict(rates)
         if self._plan is None or made_from != self._made_from:
             whole = topology.whole_tensors
-            manifest = spread(version, shards, topology.rates, present, whole=whole)
+            manifest = spread(version, shards, sending_rates(topology, rates), present, whole=whole)
             who = topology.for_specs(digest_of(manifest.specs.values()))
             made = plan(manifest, who, traits, settings, rates)
             verify(made)

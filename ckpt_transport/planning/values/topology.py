@@ -155,13 +155,6 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
         return Topology(participants, self.shares)
 
     @cached_property
-    def rates(self) -> dict[int, float]:
-        """Bytes per second at which each source can send, as far as it is known; those of unknown links count as equal
-        to the fastest that is known."""
-        known = max((participant.link for participant in self.participants), default=0) or 1
-        return {rank: float(self.participants[rank].link or known) for rank in self.sources}
-
-    @cached_property
     def whole_tensors(self) -> bool:
         """Whether a sink's loader cannot take a tensor in pieces."""
         return any(self.participants[rank].whole_tensors for rank in self.sinks)
