@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks._row import Row
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 Seconds = Annotated[float, typer.Option(help="Begin no row after so many seconds.")]
 
 

@@ -11,7 +11,7 @@ from benchmarks._row import Row
 from benchmarks._trainer import Timed, milliseconds
 
 AUTO = "auto"
-WORDS = {"auto": "staged", "in_place": "in place"}
+WORDS = {"auto": "staged if possible", "in_place": "in place"}
 
 
 class Variant(NamedTuple):

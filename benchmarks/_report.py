@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def report(rows: Iterable[Row], json_path: Path | None = None) -> None:
             if json_path is not None:
                 _keep(found, json_path)
     finally:
-        console = Console()
-        console.print(_table(found), width=None if console.is_terminal else WIDTH)
+        Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(found))
 
 
 def _table(rows: Sequence[Row]) -> Table:

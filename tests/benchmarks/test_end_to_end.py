@@ -24,8 +24,8 @@ def test_given_no_gpu_when_a_small_situation_is_measured_then_each_variant_has_a
     attempts = Attempts()
     rows = list(measure([Name.HOST_DENSE], SMALL, rounds=1, attempts=attempts))
     title = situations(SMALL)[Name.HOST_DENSE].title
-    staged, in_place = "auto, staged", "auto, in place"
-    assert [row.name for row in rows] == [f"{title}: {name}" for name in (staged, in_place, "shm, staged", staged)]
+    staged, named = "auto, staged if possible", "shm, staged if possible"
+    assert [row.name for row in rows] == [f"{title}: {name}" for name in (staged, "auto, in place", named, staged)]
     assert [row.against for row in rows] == ["a plain copy in memory"] * 3 + ["shm by name"]
     assert all(row.ratio > 0 and "held" in row.detail and "wrong: 0 of 25" in row.detail for row in rows[:3])
     assert all(list(row.phases) == ["warm-up", "first", "median"] for row in rows[:3])
@@ -39,7 +39,7 @@ def test_given_weights_that_are_lent_or_of_two_trainers_when_they_are_brought_th
 ) -> None:
     chosen = SMALL._replace(commits=(Commit.AUTO,), by=("shm",))
     (row,) = measure([name], chosen, rounds=1, attempts=Attempts())
-    assert row.name.endswith(": shm, staged")
+    assert row.name.endswith(": shm, staged if possible")
 
 
 def test_given_no_time_is_left_then_a_row_is_named_and_a_trace_still_shows_what_the_worker_did(tmp_path: Path) -> None:
