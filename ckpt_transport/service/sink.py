@@ -63,7 +63,7 @@ class Sink(Listener):
         self._base = ServedBase(engine)
         self._maps = ElementMaps()
         self._taking: Engine = engine
-        """What takes the update that goes on, or the last one: the engine, or for a delta what stands in for it."""
+        """What takes the update that goes on: the engine, or for a delta what stands in for it."""
         self._deltas_follow = False
         self._ended = EndedUpdate()
         self._announcements = Announcements()
@@ -162,11 +162,6 @@ class Sink(Listener):
         )
 
     @property
-    def _staging_nbytes(self) -> int:
-        """Bytes that the staging area and undo logs take."""
-        return self._engine.staging_nbytes + self._kept.nbytes
-
-    @property
     def _previous(self) -> str:
         """The version to which a rollback leads; empty for none."""
         return next(iter(self._kept.names), "")
@@ -219,6 +214,10 @@ class Sink(Listener):
         else:
             self._kept.was_left(self.version, self._taking, self.config.keep_previous)
         self._base.forget(note=self._deltas_follow or self._kept.undo is not None, by=by)
+
+    def _leave(self) -> None:
+        super()._leave()
+        self._taking = self._engine
 
     def _dismissed(self, follower: Follower) -> None:
         self._check_not_given_up()
@@ -393,7 +392,8 @@ class Sink(Listener):
         serving = self._serving
         if self._follower is None and not serving.tainted:
             self._base.note()
-        self._told.look(serving.update, serving.version, serving.tainted, self._in_doubt, self._staging_nbytes)
+        staging = self._engine.staging_nbytes + self._kept.nbytes
+        self._told.look(serving.update, serving.version, serving.tainted, self._in_doubt, staging)
         self.claim.look_after(self._mailbox)
         self._look_after_warm_up()
         self._announcements.send(self._mailbox, lambda: q.Here(self.address, self._served()), self._coordinator)

@@ -1,4 +1,7 @@
-"""A source that has published a step keeps no tensor of it: a trainer frees them, or offloads them, in between."""
+"""A source that has published a step keeps no tensor of it: a trainer frees them, or offloads them, in between.
+
+A sink keeps nothing of a delta that it does not serve.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer, Sink
+from ckpt_transport import Config, ParameterServer, Sink, UpdateAbortedError, ask_version
+from ckpt_transport.update.delta_engine import DeltaEngine
 from ckpt_transport_torch.engine import TorchEngine
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 
 Kept = list["weakref.ref[Any]"]
 BY_DELTAS = {"delta": "on", "delta_base": "beside", "commit": "staged"}
@@ -50,3 +54,28 @@ def test_given_two_source_ranks_that_have_published_then_neither_keeps_a_tensor(
             gc.collect()
             assert not any(each() is not None for each in [*kept, *also_kept])
             assert all(torch.equal(each, torch.full_like(each, float(step))) for each in module.state_dict().values())
+
+
+def fails() -> None:
+    raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize("end", ["dropped", "failed"])
+def test_given_a_delta_that_ends_before_its_commit_then_its_sink_keeps_nothing_of_it(end: str) -> None:
+    module = torch.nn.Linear(64, 64)
+    config = Config.load(**{**PATIENT, **BY_DELTAS})
+    with closing(Sink(TorchEngine(module), config=config)) as sink, ParameterServer(config) as server:
+        to = [sink.start().address]
+        first = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        server.register("step-1", tensors=first)
+        server.register("step-2", tensors=first | {"bias": first["bias"] + 1})
+        server.update("step-1", to)
+        if end == "dropped":
+            server.stage("step-2", to).drop()
+        else:
+            with pytest.raises(UpdateAbortedError, match="not now"):
+                server.update("step-2", to, before_hold=fails)
+        assert ask_version(to[0], timeout=DEADLINE).version == "step-1"
+        gc.collect()
+        assert DeltaEngine not in map(type, gc.get_objects())
+        assert torch.equal(module.state_dict()["bias"], first["bias"])
