@@ -260,7 +260,8 @@ class Engine(ABC):
     def meanwhile(self) -> None:
         """All buckets were given to :meth:`load`, and a device may still be reading them: do what need not wait for it.
 
-        Not called where the sink has something else to do then. What is found wrong is left to :meth:`finish`.
+        Not called where the sink has something else to do then. What is found wrong is left to :meth:`finish`. Digests
+        may still be compared: where one differs, what was completed in place is tainted, what was staged not exchanged.
         """
 
     @abstractmethod
