@@ -6,8 +6,9 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks._trainer import milliseconds
 from benchmarks._trainers import Orders, Trainers, opened, trainer_ranks
 from benchmarks._vllm_engine import names_of, start
 from benchmarks._weighted_sums import weighted_sum
-from ckpt_transport import ask_version
+from ckpt_transport import Sink, ask_version
 from ckpt_transport.planning import TensorSpec
 
 WARM_UP_SECONDS = 240
@@ -97,7 +98,7 @@ def run_engine(model: str, gpus: Sequence[int], layers: int | None, narrow: int,
             gpu_memory_utilization=MEMORY_SHARE,
             tensor_parallel_size=len(gpus),
         )
-        attached = llm.collective_rpc("ckpt_transport_attach", args=("", ENGINE if len(gpus) > 1 else ""))
+        attached = llm.collective_rpc("ckpt_transport_attach", args=("", engine_of(gpus)))
         assert not any(each.get("error") for each in attached), attached
         addresses = [each["address"] for each in attached]
         shapes = dict(names_of(config))
@@ -116,13 +117,26 @@ def warm_up(worker: Any, shapes: Shapes) -> None:
     _sinks(within)[False].warm_up([TensorSpec(name, "BF16", shape) for name, shape in shapes.items()])
 
 
-def have_loader_load(worker: Any, loads: bool) -> None:
-    """From now on have the loader load each version, which its replay is compared with; or have it only replayed."""
-    from ckpt_transport_vllm.extension import _sinks
+def engine_of(gpus: Sequence[int]) -> str:
+    """The name of an engine with ranks on these GPUs."""
+    return ENGINE if len(gpus) > 1 else ""
+
+
+def attach_loader(worker: Any, engine: str) -> str:
+    """Make a worker updatable at one more address, where each version is loaded by its loader and compared with what
+    the replay of it leaves."""
+    from ckpt_transport_vllm.engine import VllmEngine
+    from ckpt_transport_vllm.quiesce import WorkerGate
+    from ckpt_transport_vllm.updated_model import UpdatedModel
 
     within = getattr(worker, "worker", worker)
-    engine: Any = _sinks(within)[False]._engine
-    engine._loading._verify_always = loads
+    config = within.vllm_config
+    target = UpdatedModel(within.model_runner.get_model(), config.model_config, config)
+    group, label = engine and f"{engine}#loader", f"the loader of rank {within.rank}"
+    made = VllmEngine(lambda: target, WorkerGate(within), lambda: None, group, label, verify_always=True)
+    sink = Sink(made).start()
+    Finalize(None, sink.close, exitpriority=10)
+    return sink.address
 
 
 def warmed_up(address: str) -> str:
@@ -150,13 +164,14 @@ def measure(
     found: dict[Variant, Brought] = {}
     try:
         shapes, addresses, warmed = engine.answer()
+        by_loader = engine.call(attach_loader, engine_of(situation.engine))
         console.print(f"  {len(shapes):,} tensors, {size(shapes) / 1e9:.2f} GB; {'; '.join(warmed)}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         parts = len(situation.engine)
         with trainer_ranks(device, situation.trainers) as ranks:
             trainers = Trainers(ranks, situation.orders, shapes, addresses, situation.engine, parts)
             for number, variant in enumerate(situation.variants):
-                rows = _variant(situation, trainers, engine, variant, 2 * number + 1, rounds, found)
+                rows = _variant(situation, trainers, by_loader, engine, variant, 2 * number + 1, rounds, found)
                 yield from attempts.rows(f"{title}: {variant}", rows)
     finally:
         engine.stop()
@@ -166,6 +181,7 @@ def measure(
 def _variant(
     situation: VllmSituation,
     trainers: Trainers,
+    by_loader: Sequence[str],
     engine: Peer,
     variant: Variant,
     version: int,
@@ -174,7 +190,7 @@ def _variant(
 ) -> Iterator[Row]:
     title = f"{situation.title}: {variant}"
     with opened(trainers.ranks, variant):
-        brought = _bring(trainers, engine, version, rounds)
+        brought = _bring(trainers, by_loader, engine, version, rounds)
     console.print(f"  {variant}: {brought.says}")
     copy = "plain copies of a rank's part" if trainers.parts > 1 else "plain copies of as many bytes"
     yield brought.row(title, copy, situation.target)
@@ -183,10 +199,13 @@ def _variant(
     found[variant] = brought
 
 
-def _bring(trainers: Trainers, engine: Peer, version: int, rounds: int) -> Brought:
+def _bring(trainers: Trainers, by_loader: Sequence[str], engine: Peer, version: int, rounds: int) -> Brought:
     """Updates with which the trainer has warmed up.
 
     At their end the loader loads the first version, which was rehearsed and replayed, and what it makes is compared.
+
+    Args:
+        by_loader: where it is loaded so.
     """
     trainers.have(version)
     warmed = trainers.warm_up()
@@ -201,9 +220,7 @@ def _bring(trainers: Trainers, engine: Peer, version: int, rounds: int) -> Broug
     then, limits = trainers.counted(rounds)
     other = engine.call(sums)
     trainers.have(version)
-    engine.call(have_loader_load, True)
-    trainers.update()
-    engine.call(have_loader_load, False)
+    replace(trainers, addresses=by_loader).update()
     loaded = engine.call(sums)
     assert loaded != other, "versions differ"
     return Brought(warmed, first, then, limits, compare(loaded, replayed))
