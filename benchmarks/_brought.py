@@ -24,6 +24,16 @@ class Variant(NamedTuple):
         return f"{self.transport}, {WORDS.get(self.commit, self.commit)}"
 
 
+class Extra(NamedTuple):
+    """The most bytes of GPU memory that were in use beyond those before the first update: until its end, and later."""
+
+    first: int
+    later: int
+
+    def __str__(self) -> str:
+        return f"{self.later / (1 << 30):.2f} GiB, at first {self.first / (1 << 30):.2f}"
+
+
 @dataclass(frozen=True)
 class Brought:
     """What the updates of one variant took.
@@ -34,7 +44,7 @@ class Brought:
         then: those that are counted.
         limits: seconds of plain copies, each measured before one of those.
         compared: how many tensors were compared with what they are to be; all were right.
-        extra: bytes of GPU memory that the first update took, and the warm-up.
+        extra: what all GPUs had in use; None where it was not looked at.
     """
 
     warmed: Timed | None
@@ -42,7 +52,7 @@ class Brought:
     then: Sequence[Timed]
     limits: Sequence[float]
     compared: int
-    extra: int = 0
+    extra: Extra | None = None
 
     @property
     def wall(self) -> float:
@@ -64,7 +74,7 @@ class Brought:
     @property
     def says(self) -> str:
         middle = self.middle
-        memory = f"; {self.extra / (1 << 30):.2f} GiB of GPU memory" if self.extra else ""
+        memory = f"; {self.extra} of GPU memory" if self.extra else ""
         not_staged = f"; in place: {middle.in_place}" if middle.in_place else ""
         return (
             f"first {milliseconds(self.first.wall)}, median {milliseconds(self.wall)} of {len(self.then)}, limit "

@@ -245,7 +245,7 @@ class GpuMemory:
 
     def __enter__(self) -> Self:
         torch.zeros(1, device="cuda")
-        self.extra = 0
+        self._seen: list[int] = []
         self._before = self._used()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -258,9 +258,18 @@ class GpuMemory:
         self._stopping.set()
         self._thread.join()
 
+    @property
+    def extra(self) -> int:
+        return max(self._seen, default=0)
+
+    def later(self) -> int:
+        """The most until now; what is asked for later is the most from now on, beyond the same start."""
+        most, self._seen = self.extra, []
+        return most
+
     def _watch(self) -> None:
         while not self._stopping.wait(0.005):
-            self.extra = max(self.extra, self._used() - self._before)
+            self._seen.append(max(self._used() - self._before, 0))
 
     def _used(self) -> int:
         found = map(torch.cuda.mem_get_info, range(torch.cuda.device_count()))

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import _checkpoint_engine
 from benchmarks._attempts import Attempts, console
-from benchmarks._brought import Brought, Variant, against_named
+from benchmarks._brought import Brought, Extra, Variant, against_named
 from benchmarks._gpu_worker import GpuMemory, Peer, peers, run_worker
 from benchmarks._models import Shapes, size
 from benchmarks._row import Row
@@ -90,9 +90,11 @@ def bring(trainers: Trainers, workers: Sequence[Peer], version: int, rounds: int
     gpu_memory = GpuMemory() if torch.cuda.is_available() else contextlib.nullcontext()
     with gpu_memory as memory:
         warmed, first = trainers.warm_up(), trainers.update()
+        at_first = 0 if memory is None else memory.later()
+        trainers.update()
     then, limits = trainers.counted(rounds)
     compare(workers, version)
-    extra = 0 if memory is None else memory.extra
+    extra = None if memory is None else Extra(at_first, memory.extra)
     return Brought(warmed, first, then, limits, len(trainers.shapes) * len(workers), extra)
 
 

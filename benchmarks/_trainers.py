@@ -77,8 +77,7 @@ class Trainers:
         return timed
 
     def counted(self, rounds: int) -> tuple[list[Timed], list[float]]:
-        """Updates after one that is not counted, and what plain copies took before each."""
-        self.update()
+        """Updates that count, and what plain copies took before each."""
         then, limits = [], []
         for _ in range(rounds):
             limits.append(self._limit())

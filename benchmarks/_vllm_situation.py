@@ -217,6 +217,7 @@ def _bring(trainers: Trainers, by_loader: Sequence[str], engine: Peer, version: 
     first = trainers.update()
     replayed = engine.call(sums)
     trainers.have(version + 1)
+    trainers.update()
     then, limits = trainers.counted(rounds)
     other = engine.call(sums)
     trainers.have(version)

@@ -165,11 +165,13 @@ def _of_the_host(case: Case, host: Brought, predicted: float) -> Iterator[Row]:
 
 
 def _extra(case: Case, found: Mapping[str, Brought]) -> Iterator[Row]:
-    if case.device is Device.CUDA and found:
-        most = max(found, key=lambda name: found[name].extra)
-        each = found[most].extra / GIB / case.gpus
-        detail = f"{each:.2f} GiB of each GPU, most in '{most}'"
-        yield Row(f"{case.title}: extra GPU memory", each / EXTRA, f"{EXTRA} GiB", "<=1", detail)
+    """What an update takes of each GPU's memory, of all kinds of update the most."""
+    extras = {name: took.extra for name, took in found.items() if took.extra is not None}
+    if extras:
+        most = max(extras, key=lambda name: extras[name].later)
+        first, later = (nbytes / GIB / case.gpus for nbytes in extras[most])
+        detail = f"{later:.2f} GiB of each GPU, {first:.2f} at the first update, most in '{most}'"
+        yield Row(f"{case.title}: extra GPU memory", later / EXTRA, f"{EXTRA} GiB", "<=1", detail)
 
 
 def _theirs(case: Case, engine: Sequence[Peer], host: Brought, rounds: int) -> Iterator[Row]:
