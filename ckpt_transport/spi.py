@@ -152,6 +152,7 @@ from ckpt_transport.service.fleet import EngineFleet as EngineFleet
 from ckpt_transport.service.fleet import Fleet as Fleet
 from ckpt_transport.service.fleet import HttpEngine as HttpEngine
 from ckpt_transport.service.fleet import NoRouteError as NoRouteError
+from ckpt_transport.service.fleet import Publishes as Publishes
 from ckpt_transport.service.fleet import RollsBack as RollsBack
 from ckpt_transport.service.fleet import Updates as Updates
 from ckpt_transport.service.listening import listen as listen

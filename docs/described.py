@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from ckpt_transport import errors
+from ckpt_transport.spi import EngineFleet
 from docs.rendering import flat, prose
 
 NESTED = "    "
@@ -67,10 +68,10 @@ def described(name: str, value: object, module: ModuleType) -> Iterator[str]:
 
 
 def _taken_over(kind: type, module: ModuleType) -> Iterator[str]:
-    """Public members from bases in the room of a class, which its users do not import."""
+    """Public members from bases that users of a class do not import: those in its room, and the base of all fleets."""
     room, public = kind.__module__.rpartition(".")[0], set(public_names(module))
     for base in kind.__mro__[1:]:
-        if base.__module__.rpartition(".")[0] == room and base.__name__ not in public:
+        if (base.__module__.rpartition(".")[0] == room or base is EngineFleet) and base.__name__ not in public:
             own = {name: member for name, member in vars(base).items() if getattr(kind, name) is getattr(base, name)}
             yield from _members_of(base, {name: member for name, member in own.items() if not name.startswith("_")})
 

@@ -40,7 +40,7 @@ EXPORTED = {
         GpuAllocation Group Here HostRanges HttpEngine INDEX KnownShadowNeeds Landing Launch Lendable LikenessRecorder
         LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint MappedPages MemoryKind
         MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError OneSidedEndpoint
-        OtherProcess Owner OwnerKind PageRange PlacedTensor Poll Progress RdmaDevice Reach ReadSpan Receipt
+        OtherProcess Owner OwnerKind PageRange PlacedTensor Poll Progress Publishes RdmaDevice Reach ReadSpan Receipt
         RecordedLoader RecordedLoading Recording Rehearsal ReleaseRange Replay ReplayedTensors RollsBack RunPlace
         RunTable Runs SHM ScatteredTensors SeenByPassesError Segment SegmentName ServedElements ShadowNeeds Share Span
         StagedTensors StagingArea StagingPlace StridedBytes TensorAssembler TensorSnapshot TensorSpec Traits Transfer

@@ -9,7 +9,15 @@ from ckpt_transport.service.fleet.driven_engine import DrivenEngine
 from ckpt_transport.service.fleet.driver import NO_PAUSE, Driver
 from ckpt_transport.service.fleet.engine_fleet import EngineFleet
 from ckpt_transport.service.fleet.http_engine import HttpEngine, NoRouteError
-from ckpt_transport.service.fleet.interface import Fleet, FleetReport, MakeFleet, RollsBack, Updates, make_fleet
+from ckpt_transport.service.fleet.interface import (
+    Fleet,
+    FleetReport,
+    MakeFleet,
+    Publishes,
+    RollsBack,
+    Updates,
+    make_fleet,
+)
 
 __all__ = [
     "NO_PAUSE",
@@ -21,6 +29,7 @@ __all__ = [
     "HttpEngine",
     "MakeFleet",
     "NoRouteError",
+    "Publishes",
     "RollsBack",
     "Updates",
     "make_fleet",

@@ -9,15 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
+from ckpt_transport.checkpoint import Loan, TensorPairs, Tensors
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError, EngineError
 from ckpt_transport.reasons import in_words
+from ckpt_transport.service.auto import AUTO, AnyMapping
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet.driver import Driver, EngineT
-from ckpt_transport.service.fleet.interface import FleetReport, RollsBack, Updates
+from ckpt_transport.service.fleet.interface import FleetReport, Publishes, RollsBack, Updates
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.update.progress import Progress
@@ -67,35 +70,113 @@ class EngineFleet(ABC, Generic[EngineT]):
             EngineError: it cannot be updated; says how it is started so that it can.
         """
 
-    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
-        """See :meth:`Fleet.update`. Any thread may call; updates take turns."""
+    def update(
+        self, server: Updates, version: str, progress: Progress | None = None, *, other_sinks: Sequence[str] = ()
+    ) -> FleetReport | None:
+        """Bring a version that ``server`` has registered to every engine: everywhere or nowhere.
 
-        def bring(sinks: Sequence[str], pause: Callable[[], None]) -> Report:
-            report = server.update(version, sinks, progress, pause)
+        All ranks of ``server`` call it. Any thread may call; updates take turns.
+
+        Args:
+            server: a :class:`~ckpt_transport.ParameterServer` or a :class:`~ckpt_transport.Joiner`.
+            version: its name.
+            progress: told about the bytes that were sent.
+            other_sinks: addresses of sinks that are no engine's of this fleet, as of attached modules. They are
+                brought along in the same plan.
+
+        Returns: what happened, on rank 0; None on the others, which take part in the update and ask no engine.
+
+        Raises:
+            EngineError: an engine cannot be asked or driven; nothing has changed.
+            UpdateAbortedError, TaintedError: as ``ParameterServer.update``. Engines on the old version go on
+                serving; tainted ones are left paused. Notes on the error say which.
+        """
+
+        def bring(sinks: Sequence[str], pause: Callable[[], None]) -> Report | None:
+            return server.update(version, sinks, progress, pause)
+
+        def follow() -> None:
+            server.update(version, progress=progress)
+
+        return self._bring(f"update('{version}')", server.rank, version, bring, follow, other_sinks)
+
+    def publish(
+        self,
+        server: Publishes,
+        version: str,
+        tensors: Tensors | TensorPairs | Loan,
+        progress: Progress | None = None,
+        *,
+        other_sinks: Sequence[str] = (),
+        replicated: bool = False,
+        mapping: AnyMapping = None,
+        base: str = "",
+    ) -> FleetReport | None:
+        """Bring a step's weights to every engine: take them in, update, and let them go.
+
+        This is what a training loop calls, on all ranks of ``server``.
+
+        Args:
+            server: takes the weights in.
+            version: a name that no version has there.
+            tensors, progress, replicated, mapping, base: as those of ``ParameterServer.publish``.
+            other_sinks: as those of :meth:`update`.
+
+        Returns, and raises, as :meth:`update`; raises also as ``ParameterServer.publish``.
+        """
+        publish = partial(server.publish, version, tensors, replicated=replicated, mapping=mapping, base=base)
+
+        def bring(sinks: Sequence[str], pause: Callable[[], None]) -> Report | None:
+            return publish(sinks, progress, pause)
+
+        def follow() -> None:
+            publish([*self._find_sinks(), *other_sinks] if mapping == AUTO else None, progress)
+
+        return self._bring(f"publish('{version}')", server.rank, version, bring, follow, other_sinks)
+
+    def rollback(self, server: RollsBack, *, other_sinks: Sequence[str] = ()) -> FleetReport:
+        """Have every engine, and ``other_sinks``, serve the version before, which their sinks have kept.
+
+        Raises: as :meth:`update`, and as ``ParameterServer.rollback``.
+        """
+
+        def roll_back() -> FleetReport:
+            return self._lead(
+                "the rollback", lambda sinks: previous_version(sinks, self._config), server.rollback, other_sinks
+            )
+
+        return self._call_guard.one("rollback()", self._config.update_timeout, roll_back)
+
+    def _bring(
+        self,
+        what: str,
+        rank: int,
+        version: str,
+        bring: Callable[[Sequence[str], Callable[[], None]], Report | None],
+        follow: Callable[[], None],
+        other_sinks: Sequence[str],
+    ) -> FleetReport | None:
+        """Have every engine serve ``version`` in a call that is named ``what``; ranks above 0 only follow."""
+
+        def lead(sinks: Sequence[str], pause: Callable[[], None]) -> Report:
+            report = bring(sinks, pause)
             assert report is not None, "who leads gets a report"
             return report
 
-        def update() -> FleetReport | None:
-            if server.rank > 0:
-                server.update(version, progress=progress)
+        def act() -> FleetReport | None:
+            if rank > 0:
+                follow()
                 return None
-            return self._lead("the update", lambda sinks: version, bring)
+            return self._lead("the update", lambda sinks: version, lead, other_sinks)
 
-        return self._call_guard.one(f"update('{version}')", self._config.update_timeout, update)
-
-    def rollback(self, server: RollsBack) -> FleetReport:
-        """See :meth:`Fleet.rollback`."""
-
-        def roll_back() -> FleetReport:
-            return self._lead("the rollback", lambda sinks: previous_version(sinks, self._config), server.rollback)
-
-        return self._call_guard.one("rollback()", self._config.update_timeout, roll_back)
+        return self._call_guard.one(what, self._config.update_timeout, act)
 
     def _lead(
         self,
         what: str,
         name: Callable[[Sequence[str]], str],
         bring: Callable[[Sequence[str], Callable[[], None]], Report],
+        other_sinks: Sequence[str],
     ) -> FleetReport:
         """Have every engine serve a version.
 
@@ -103,6 +184,7 @@ class EngineFleet(ABC, Generic[EngineT]):
             what: is done, in words.
             name: tells the name of the version.
             bring: has the sinks serve it; calls what it is given before it holds forward passes.
+            other_sinks: are brought along.
         """
         steps: dict[str, float] = {}
         if is_first := not self._drivers:
@@ -120,7 +202,7 @@ class EngineFleet(ABC, Generic[EngineT]):
             try:
                 with _step(steps, "attach"):
                     self._each(self._drivers, Driver.find if is_first else self._find_again)
-                    sinks = [address for driver in self._drivers for address in driver.sinks]
+                    sinks = [*(address for driver in self._drivers for address in driver.sinks), *other_sinks]
                     version = name(sinks)
                     self._claim(f"{what} to '{version}'")
                 with _step(steps, "update"):
@@ -151,7 +233,13 @@ class EngineFleet(ABC, Generic[EngineT]):
         self._each(self._drivers, lambda driver: driver.begin())
 
     def warm_up(self) -> dict[str, str]:
-        """See :meth:`Fleet.warm_up`."""
+        """Have every engine do, while it serves, what its first update would do, and wait for that.
+
+        Returns: for each sink, by its address, what it has done, or why it could not, in words.
+
+        Raises:
+            EngineError: an engine does not answer, or does not know what versions look like.
+        """
 
         def warm_up() -> dict[str, str]:
             sinks = self._find_sinks()
@@ -161,7 +249,13 @@ class EngineFleet(ABC, Generic[EngineT]):
         return self._call_guard.one("warm_up()", self._config.update_timeout, warm_up)
 
     def sinks(self) -> tuple[str, ...]:
-        """See :meth:`Fleet.sinks`."""
+        """Find the sinks of all engines: their addresses, the engines in order.
+
+        An update of these addresses pauses no engine, drops no cache and labels no version; :meth:`update` does.
+
+        Raises:
+            EngineError: an engine does not answer within ``endpoint_timeout``, or cannot be updated.
+        """
         return self._call_guard.one("sinks()", self._config.update_timeout, self._find_sinks)
 
     def _find_sinks(self) -> tuple[str, ...]:
@@ -198,7 +292,11 @@ class EngineFleet(ABC, Generic[EngineT]):
             self._drivers = found
 
     def versions(self) -> tuple[str, ...]:
-        """See :meth:`Fleet.versions`."""
+        """What each engine says it serves; empty when it has no name for it.
+
+        Raises:
+            EngineError: one does not answer.
+        """
         self._call_guard.check()
         return tuple(self._each(self._engines, lambda each: each.weight_version()))
 
@@ -228,6 +326,8 @@ class EngineFleet(ABC, Generic[EngineT]):
         return [future.result() for future in futures]
 
     def close(self) -> None:
+        """Let go of the engines, which serve on what they serve."""
+
         def let_go() -> None:
             self._claims.close()
             for engine in self._engines:

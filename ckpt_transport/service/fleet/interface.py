@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from ckpt_transport.checkpoint import Loan, TensorPairs, Tensors
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 
@@ -57,6 +59,30 @@ class Updates(Protocol):
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
+    ) -> Report | None: ...
+
+
+class Publishes(Protocol):
+    """Brings a step's weights to sinks, and lets them go: a :class:`~ckpt_transport.ParameterServer`.
+
+    Attributes:
+        rank: of this one among those that make the same calls; rank 0 leads.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    def publish(
+        self,
+        version: str,
+        tensors: Tensors | TensorPairs | Loan,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+        *,
+        replicated: bool = False,
+        mapping: AnyMapping = None,
+        base: str = "",
     ) -> Report | None: ...
 
 
