@@ -38,7 +38,7 @@ from ckpt_transport.update.introduction import Introducer, States
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.participant import Halted
 from ckpt_transport.update.plan_cache import PlanCache
-from ckpt_transport.update.protocol import State, moves_bytes
+from ckpt_transport.update.protocol import State, exchange_of, moves_bytes, parts_of
 from ckpt_transport.update.routes import RouteTable
 
 logger = logging.getLogger(__name__)
@@ -257,9 +257,7 @@ class Listener(Served):
             elif isinstance(order, m.Dismiss):
                 self._dismissed(follower)
                 self._leave()
-            elif moves_bytes(order):
-                short_turns.want(self, short=False)
-            answer = self._challenges.with_welcome(follower.answer(order, self._watch), self._coordinator)
+            answer = self._challenges.with_welcome(self._answer(follower, order), self._coordinator)
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)
         except Exception as error:
@@ -269,6 +267,16 @@ class Listener(Served):
         else:
             if answer is not None:
                 self._tell_coordinator(answer)
+
+    def _answer(self, follower: Follower, order: m.AnyOrder) -> m.Reply | None:
+        """Do as an order says, and return the answer. What an order's first part does not do its next cannot."""
+        for part in parts_of(order):
+            if moves_bytes(part):
+                short_turns.want(self, short=False)
+            answer = follower.answer(part, self._watch)
+            if not isinstance(answer, exchange_of(part).answer):
+                break
+        return answer
 
     def _watch(self) -> None:
         """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""

@@ -41,7 +41,7 @@ from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.shielded import shielded
-from ckpt_transport.update.steps import Leading
+from ckpt_transport.update.leading import Leading
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")
@@ -259,7 +259,9 @@ class Coordinator:
 
     def _run(self, made: Plan, progress: Progress) -> Sequence[StageEvent]:
         self._clock.enter("run")
-        return self._steps.run(made, progress)
+        events = self._steps.run(made, progress)
+        self._clock.belongs_to("hold", self._steps.stopping)
+        return events
 
     def _apply(self, before_hold: Callable[[], None]) -> None:
         """Exchange what is staged and what is served."""

@@ -16,7 +16,7 @@ from ckpt_transport.update.participant import Halted, Participant
 from ckpt_transport.update.protocol import State, exchange_of
 from ckpt_transport.update.routes import Watch
 from ckpt_transport.update.settlement import Standing
-from ckpt_transport.update.steps import Following
+from ckpt_transport.update.following import Following
 
 BRIEF = frozenset({State.INVITED, State.HELD, State.STILL, State.STOPPED, State.APPLIED, State.DECIDED})
 """States in which others have nothing to do that takes longer than to join, or to stand still."""

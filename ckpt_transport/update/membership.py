@@ -235,7 +235,7 @@ class Membership:
         return self.ask_each(dict.fromkeys(ranks, order))
 
     def ask_each(self, orders: Mapping[int, m.Order[Answer]]) -> Callable[[], dict[int, Answer]]:
-        """Give each rank its order, all of one type.
+        """Give each rank its order, all with answers of one type.
 
         Returns: a function that waits until each of the ranks has answered, and returns the answers by rank. It raises
             PeerLostError or TransferTimeout, which name who did not answer, and what a member reported instead.

@@ -148,14 +148,20 @@ class Ran(Reply, frozen=True):
     Attributes:
         events: its timeline; see :class:`~ckpt_transport.execution.GatheredTimeline`.
         apply_summary: how a sink has applied the version, in words; empty when there is nothing to say.
+        stopping: for how many seconds a sink that stands still has waited for its forward passes to end.
     """
 
     events: bytes
     apply_summary: str = ""
+    stopping: float = 0.0
 
 
 class Run(Order[Ran], frozen=True):
     """Do your part of the plan."""
+
+
+class StandAndRun(Order[Ran], frozen=True):
+    """Stand still, and do your part of the plan then. Only the sink of an update hears this that has no other one."""
 
 
 class Kept(Reply, frozen=True):

@@ -31,6 +31,12 @@ class PhaseClock:
         self.phases[self._phase] = self.phases.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now
 
+    def belongs_to(self, phase: str, seconds: float) -> None:
+        """So much of the phase that runs was another one, as far as it has run for so long."""
+        took = min(max(0.0, seconds), time.monotonic() - self._since)
+        self.phases[phase] = self.phases.get(phase, 0.0) + took
+        self._since += took
+
     def __enter__(self) -> Self:
         return self
 

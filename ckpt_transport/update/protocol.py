@@ -13,7 +13,8 @@ A member that has kept all routes of a plan opens them when it agrees, and Open 
 lends memory and has kept its routes too, Propose says what it lends, such a member connects when it agrees, and Connect
 is for the others. Where all were in the last update, Propose names what they have lent in it. Who still lends that
 connects when it agrees; where somebody does not, Connect is for all. A sink that is all there is of its engine hears
-Stand in place of Hold and Advance.
+Stand in place of Hold and Advance, and the only sink of an update that is not staged StandAndRun in place of Stand and
+Run: where there are others, all have to stand still before one of them is given a byte.
 
 A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
 
@@ -91,6 +92,7 @@ EXCHANGES = (
     Exchange(m.Hold, m.Held, (State.CONNECTED, State.RAN), State.HELD),
     Exchange(m.Advance, m.Still, (State.HELD,), State.STILL),
     Exchange(m.Run, m.Ran, (State.CONNECTED, State.STILL), State.RAN),
+    Exchange(m.StandAndRun, m.Ran, (State.CONNECTED,), State.RAN),
     Exchange(m.Keep, m.Kept, (State.RAN,), State.RAN),
     Exchange(m.Apply, m.Applied, (State.STILL,), State.APPLIED),
     Exchange(m.Decide, m.Decided, (State.APPLIED,), State.DECIDED),
@@ -107,6 +109,14 @@ _EXCHANGE_OF: dict[type[m.AnyOrder], Exchange[Any]] = {exchange.order: exchange 
 def exchange_of(order: m.Order[m.Answer]) -> Exchange[m.Answer]:
     """The row of :data:`EXCHANGES` that an order belongs to."""
     return _EXCHANGE_OF[type(order)]
+
+
+def parts_of(order: m.AnyOrder) -> tuple[m.AnyOrder, ...]:
+    """The orders that a member follows one after the other where it hears one; it answers the last of them."""
+    if isinstance(order, m.StandAndRun):
+        said = {"update": order.update, "nonce": order.nonce, "trace": order.trace}
+        return m.Stand(**said), m.Run(**said)
+    return (order,)
 
 
 def moves_bytes(order: m.AnyOrder) -> bool:

@@ -102,6 +102,7 @@ ORDERS: list[Callable[[str, str], m.AnyOrder]] = [
     lambda update, nonce: m.Hold(update, nonce=nonce),
     lambda update, nonce: m.Advance(update, 3, nonce=nonce),
     lambda update, nonce: m.Run(update, nonce=nonce),
+    lambda update, nonce: m.StandAndRun(update, nonce=nonce),
     lambda update, nonce: m.Commit(update, nonce=nonce),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from tests.patience import DEADLINE, PATIENT
 LAYERS, WIDTH = 2, 8
 FIRST = ["Invite", "Invite", "Propose", "Open", "Connect", "Stand", "Run", "Commit"]
 LATER = ["Invite", "Propose", "Stand", "Run", "Commit"]
+ALONE = ["Invite", "Propose", "StandAndRun", "Commit"]
 
 
 @pytest.fixture
@@ -67,6 +69,28 @@ def test_given_a_second_update_then_who_was_in_the_first_is_neither_challenged_n
         source.update("v2", addresses)
         assert said == dict.fromkeys(addresses, LATER)
         assert (one.version, other.version) == ("v2", "v2")
+
+
+def test_given_one_sink_then_it_stands_still_and_takes_the_version_at_one_word_and_the_time_to_stand_still_is_known(
+    source: ParameterServer, said: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a forward pass that takes a while to end."""
+    advance = TorchEngine.advance
+
+    def late(engine: TorchEngine, forwards: int, timeout: float) -> None:
+        threading.Event().wait(0.2)
+        advance(engine, forwards, timeout)
+
+    with ExitStack() as stack:
+        (one,) = sinks(stack, "")
+        source.update("v1", [one.address])
+        said.clear()
+        monkeypatch.setattr(TorchEngine, "advance", late)
+        report = source.update("v2", [one.address])
+        assert said == {one.address: ALONE}
+        assert one.version == "v2"
+        assert report is not None
+        assert report.phases["hold"] > 0.19
 
 
 def test_given_one_that_is_new_then_it_is_challenged_and_all_who_share_its_routes_open_them(

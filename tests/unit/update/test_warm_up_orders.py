@@ -23,7 +23,7 @@ from tests.patience import DEADLINE, PATIENT
 
 LAYERS, WIDTH = 2, 8
 STAGED = ["Invite", "Propose", "Run", "Stand", "Apply", "Decide", "Commit"]
-IN_PLACE = ["Invite", "Propose", "Stand", "Run", "Commit"]
+IN_PLACE = ["Invite", "Propose", "StandAndRun", "Commit"]
 
 
 @pytest.fixture

@@ -1,31 +1,27 @@
-"""Each step of an update has two sides: what the coordinator asks for, and what a member does when it is asked.
+"""The coordinator's side of each step of an update: what it asks members for.
 
-:class:`Leading` and :class:`Following` name the steps alike: agree, connect, hold, run; and where the update is staged
-agree, connect, run, hold, apply, decide, with keep after run where it waits for its commit. In a warm-up dismiss comes
-in place of what follows connect, or run where it is staged. Which order may come when, the table in
-:mod:`ckpt_transport.update.protocol` says.
+:class:`Leading` and :class:`~ckpt_transport.update.following.Following` name the steps alike: agree, connect, hold, run;
+and where the update is staged agree, connect, run, hold, apply, decide, with keep after run where it waits for its
+commit. In a warm-up dismiss comes in place of what follows connect, or run where it is staged. Which order may come
+when, the table in :mod:`ckpt_transport.update.protocol` says.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter, defaultdict
 
 from ckpt_transport.config import Config
-from ckpt_transport.engine import Engine
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.execution import GatheredTimeline, encode_events
+from ckpt_transport.execution import GatheredTimeline
 from ckpt_transport.planning import Plan, Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.known_descriptors import RankDescriptors, by_route, new_name
 from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.participant import Participant
 from ckpt_transport.update.progress import Progress
-from ckpt_transport.update.routes import RouteNames, Watch
+from ckpt_transport.update.routes import RouteNames
 from ckpt_transport.update.ties import Ties
-
-TICK_SECONDS = 0.1
 
 
 class Leading:
@@ -44,6 +40,7 @@ class Leading:
         staged: sinks stage the version before their forward passes are held, and know each other by this word; empty
             where it is written in place.
         applying: members were told to write to what they serve, and may not be able to take that back.
+        stopping: for how many seconds of a run a sink waited for its forward passes to end.
         apply_summary: how sinks have applied the version, by rank; of those that say so.
     """
 
@@ -54,6 +51,7 @@ class Leading:
         self._update, self._resumable = members.update, resumable
         self.staged = ""
         self.applying = False
+        self.stopping = 0.0
         self._lent: dict[int, RankDescriptors] = {}
         """What was said with the agreement, by those who had kept their routes, by rank and route."""
         self._connected: set[int] = set()
@@ -174,8 +172,11 @@ class Leading:
         self._names.told.told(self._name, self._key, self._lent)
 
     def hold(self) -> None:
-        """Stop the forward passes of every sink; of one engine's sinks before the same one."""
+        """Stop the forward passes of every sink; of one engine's sinks before the same one. One that stops as it runs
+        does so later."""
         members, sinks = self._members, self._sinks
+        if self._stops_as_it_runs:
+            return
         ranks_of = Counter(members.joins[rank].engine for rank in sinks)
         together = [rank for rank in sinks if members.joins[rank].engine and ranks_of[members.joins[rank].engine] > 1]
         stood = members.ask(m.Stand(self._update), set(sinks).difference(together))
@@ -196,6 +197,11 @@ class Leading:
     @property
     def _sinks(self) -> list[int]:
         return [rank for rank, join in enumerate(self._members.joins) if join.role is Role.SINK]
+
+    @property
+    def _stops_as_it_runs(self) -> bool:
+        """Whether one word has the only sink stand still and run: it waits for no other one to stand still."""
+        return not (self.staged or self._resumable) and len(self._sinks) == 1
 
     def keep(self, seconds: float) -> None:
         """Have everybody wait for the commit, for so long at most."""
@@ -251,131 +257,13 @@ class Leading:
 
         members = self._members
         self.applying = not self.staged
-        ran = members.ask(m.Run(self._update), members.others)
+        stopping = self._sinks if self._stops_as_it_runs else []
+        orders: dict[int, m.Order[m.Ran]] = {rank: m.Run(self._update) for rank in members.others}
+        orders |= {rank: m.StandAndRun(self._update) for rank in stopping}
+        ran = members.ask_each(orders)
         events = self._local.run(members.watch, sent)
         answers = ran()
+        self.stopping = max((answers[rank].stopping for rank in stopping), default=0.0)
         self.apply_summary |= {rank: each.apply_summary for rank, each in answers.items() if each.apply_summary}
         members.watch()
         return GatheredTimeline(events, {rank: answer.events for rank, answer in answers.items()})
-
-
-class Following:
-    """Follows each step: does what one order asks for, and makes the answer.
-
-    Args:
-        update: the name of the update.
-        participant: this member's part in it.
-        engine: of a sink; None of a source.
-        timeout: for how long forward passes may take to stand still, in seconds.
-        deadline: seconds of the monotonic clock after which the update is given up.
-
-    Attributes:
-        deadline: as the coordinator has said last.
-        waits: the version waits for its commit.
-        rank: this member's in the plan; -1 before one was proposed.
-        round: which plan of the update the last one was; -1 before there was one.
-        resumable: the update goes on when members leave.
-        is_open, is_connected: this member has opened its routes when it agreed to the plan, and connected them.
-        standing: no forward pass runs, and none may start.
-        decided: all sinks have applied what they had staged.
-    """
-
-    def __init__(
-        self, update: str, participant: Participant, engine: Engine | None, timeout: float, deadline: float
-    ) -> None:
-        self.deadline, self.waits = deadline, False
-        self._update, self._participant, self._engine, self._timeout = update, participant, engine, timeout
-        self.rank = self.round = -1
-        self.resumable = self.is_open = self.is_connected = self.standing = self.decided = False
-
-    def is_ready_for(self, order: m.AnyOrder) -> bool:
-        """Whether an order that comes in its turn makes sense here: a sink runs only while its passes are held."""
-        match order:
-            case m.Hold() | m.Stand():
-                return self._engine is not None and self._participant.complete == bool(self._participant.staged)
-            case m.Run():
-                return self._engine is None or self.standing or bool(self._participant.staged)
-            case m.Apply() | m.Keep():
-                return self._participant.complete and bool(self._participant.staged)
-            case m.Dismiss():
-                return not (self.standing or self._participant.applying)
-            case m.Commit() if self._engine is not None:
-                return self.decided if self._participant.staged else self._participant.complete
-        return True
-
-    def follow(self, order: m.AnyOrder, watch: Watch) -> m.Reply | None:
-        """Do what ``order`` asks for and return the answer; None when nothing is done.
-
-        Raises: whatever went wrong.
-        """
-        update, participant, engine = self._update, self._participant, self._engine
-        match order:
-            case m.Propose():
-                self.rank, self.round, self.resumable = order.rank, order.round, order.resumable
-                plan = participant.take(order.plan, order.shape, order.version)
-                digest = participant.propose(
-                    plan,
-                    order.rank,
-                    order.addresses,
-                    order.routes,
-                    resumable=order.resumable,
-                    digests=order.digests,
-                    staged=order.staged,
-                )
-                self.is_open = participant.has_its_routes
-                lent = participant.open(watch) if self.is_open else None
-                self.is_connected = self.is_open and order.lent is not None
-                if self.is_connected and order.lent is not None:
-                    participant.connect(order.lent, watch, order.lent_name)
-                elif self.is_open and participant.connect_by_name(order.lent_name, watch):
-                    self.is_connected, lent = True, None
-                return m.Agree(update, digest, participant.digests(order.tied), lent, connected=self.is_connected)
-            case m.Restore():
-                self.rank = order.rank
-                participant.restore(order.sinks, order.staged)
-                return m.Restorable(update)
-            case m.Open():
-                return m.Opened(update, participant.open(watch))
-            case m.Connect():
-                participant.connect(order.descriptors, watch, order.name)
-                return m.Connected(update)
-            case m.Hold() if engine is not None:
-                self.standing = False
-                return m.Held(update, engine.hold())
-            case m.Stand() if engine is not None:
-                self._stand(engine, engine.hold(), watch)
-                return m.Still(update)
-            case m.Advance() if engine is not None:
-                self._stand(engine, order.forwards, watch)
-                return m.Still(update)
-            case m.Run():
-                events = encode_events(participant.run(watch))
-                return m.Ran(update, events, "" if engine is None else engine.apply_summary)
-            case m.Keep():
-                self.deadline, self.waits = time.monotonic() + order.seconds, True
-                return m.Kept(update)
-            case m.Apply():
-                participant.exchange()
-                return m.Applied(update)
-            case m.Decide():
-                self.decided = True
-                return m.Decided(update)
-            case m.Commit():
-                return m.Committed(update, 0.0 if engine is None else engine.resume())
-            case m.Dismiss():
-                participant.dismiss()
-                return m.Dismissed(update)
-        return None
-
-    def _stand(self, engine: Engine, forwards: int, watch: Watch) -> None:
-        self.standing = False
-        deadline = time.monotonic() + self._timeout
-        while not self.standing:
-            try:
-                engine.advance(forwards, TICK_SECONDS)
-                self._participant.confirm()
-                self.standing = True
-            except TimeoutError:
-                watch()
-                if time.monotonic() > deadline:
-                    raise
