@@ -1,7 +1,8 @@
 """Rank 0 calls the source ranks that took part in its last update: they need not look elsewhere whether it leads one.
 
 To look costs each of them a thread and some questions to torch's store, at each step of a training. Who is not called
-soon looks nevertheless: rank 0 may have been started anew, or have failed.
+soon looks nevertheless: rank 0 may have been started anew, or have failed. So rank 0 says there that it leads one, where
+somebody was not called, or does not come soon.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.service.rendezvous import Rendezvous
-from ckpt_transport.service.torch_store import Recheck, Wait
+from ckpt_transport.service.torch_store import Recheck
 from ckpt_transport.update import messages as m
 
 WAIT_SECONDS = 0.1
@@ -39,6 +40,10 @@ class Caller:
         """Have those who wait come."""
         self._mailbox, self._called = mailbox, self.fellows
         self._say(*self.lead)
+
+    def calls(self, number: int) -> bool:
+        """Whether so many are called."""
+        return len(self.fellows) == number
 
     def call_off(self) -> None:
         """Have those who were called look elsewhere what has become of it: they may not have come yet."""
@@ -75,36 +80,70 @@ class Called:
         nonce, self._nonce = self._nonce, ""
         if mailbox is None:
             return meeting.find(version, given_up)
-        if (
-            nonce
-            and meeting.needs_calls
-            and not given_up
-            and (call := self._heard(mailbox, version, nonce)) is not None
-        ):
-            meeting.was_called(version, call.token)
-            return call.address
-        return meeting.find(version, given_up, _hearing(mailbox))
-
-    def _heard(self, mailbox: Mailbox, version: str, nonce: str) -> m.Summons | None:
-        """Wait until rank 0 calls for a version; None where this rank has to look."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
-            calls = [call for call in mailbox.receive_all(m.Summons) if isinstance(call, m.Summons)]
-            if own := [call for call in calls if compare_digest(call.nonce.encode(), nonce.encode())]:
-                return own[-1] if own[-1].version == version else None
-            mailbox.pump(left)
-        return None
+        calls = _Calls(mailbox, version, "" if given_up or not meeting.needs_calls else nonce)
+        try:
+            calls.wait(WAIT_SECONDS)
+            return meeting.find(version, given_up, calls.wait_looking)
+        except _CalledError as called:
+            meeting.was_called(version, called.call.token)
+            return called.call.address
 
 
-def _hearing(mailbox: Mailbox) -> Wait:
-    """Waits for what looks for rank 0, and has it look at once when rank 0 calls."""
+class _CalledError(Exception):
+    """Rank 0 has called this rank to the update that it comes for, so that it need not look.
 
-    def wait(outcome: Future[Any], timeout: float, recheck: Recheck) -> None:
-        outcome.add_done_callback(lambda _: mailbox.wake())
+    Attributes:
+        call: what it has said.
+    """
+
+    def __init__(self, call: m.Summons) -> None:
+        super().__init__("rank 0 calls")
+        self.call = call
+
+
+class _Calls:
+    """What rank 0 says to a rank that comes for a version.
+
+    Args:
+        mailbox: of the rank.
+        version: it.
+        nonce: what a call carries; empty where none counts.
+    """
+
+    def __init__(self, mailbox: Mailbox, version: str, nonce: str) -> None:
+        self._mailbox, self._version, self._nonce = mailbox, version, nonce
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a call, unless none counts, or one for something else has come.
+
+        Raises:
+            _CalledError: rank 0 calls.
+        """
+        deadline = time.monotonic() + seconds
+        while self._nonce and (left := deadline - time.monotonic()) > 0:
+            if self._hear():
+                return
+            self._mailbox.pump(left)
+
+    def wait_looking(self, outcome: Future[Any], timeout: float, recheck: Recheck) -> None:
+        """Wait for what looks for rank 0, and have it look at once when rank 0 calls for something else.
+
+        Raises: as :meth:`wait`.
+        """
+        outcome.add_done_callback(lambda _: self._mailbox.wake())
         deadline = time.monotonic() + timeout
         while not outcome.done() and (left := deadline - time.monotonic()) > 0:
-            mailbox.pump(left)
-            for _ in mailbox.receive_all(m.Summons):
+            self._mailbox.pump(left)
+            if self._hear():
                 recheck.look()
 
-    return wait
+    def _hear(self) -> bool:
+        """Whether rank 0 has called for something else.
+
+        Raises: as :meth:`wait`.
+        """
+        calls = [call for call in self._mailbox.receive_all(m.Summons) if isinstance(call, m.Summons)]
+        own = [call for call in calls if self._nonce and compare_digest(call.nonce.encode(), self._nonce.encode())]
+        if own and own[-1].version == self._version:
+            raise _CalledError(own[-1])
+        return bool(calls)

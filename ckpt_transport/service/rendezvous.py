@@ -18,6 +18,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.reasons import named_reason
+from ckpt_transport.service.lead_tokens import is_past
 from ckpt_transport.service.torch_store import Answer, Recheck, SharedStore, Wait, wait_only
 from ckpt_transport.service.world import World
 from ckpt_transport.update.source_arrivals import given_up_by_rank_0
@@ -47,9 +48,9 @@ class Rendezvous(ABC):
         Args:
             version: of the update.
             given_up: other versions, which rank 0 has given up, and why; others may come for them later.
-            token: a new one.
+            token: the next one of this rank.
 
-        Yields: what tells them the coordinator's address.
+        Yields: what tells them the coordinator's address, those that were not called.
         """
 
     @abstractmethod
@@ -147,7 +148,7 @@ class LeadNotice(msgspec.Struct, frozen=True):
     """Says that rank 0 leads an update.
 
     Attributes:
-        token: a new one for each.
+        token: of the update.
         address: of the coordinator; empty when it was given up before there was one.
         failure: why it was given up; empty before that.
         given_up: other versions that rank 0 has given up, and why.
@@ -343,7 +344,7 @@ class InStore(Rendezvous):
                 return number
             if (lead := self._lead(store)) is not None:
                 given_up_there = version in lead.given_up and version not in self._met
-                known = lead.token == self._seen or (lead.version in given_up and not lead.failure)
+                known = is_past(lead.token, self._seen) or (lead.version in given_up and not lead.failure)
                 if not known and (lead.version == version or given_up_there or not lead.failure):
                     return lead
             recheck.pause(pause)

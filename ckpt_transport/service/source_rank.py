@@ -27,6 +27,7 @@ from ckpt_transport.service.absences import Absences
 from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.calls import Called, Caller
 from ckpt_transport.service.late_sources import LateSources
+from ckpt_transport.service.lead_tokens import LeadTokens
 from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
@@ -83,7 +84,7 @@ class SourceRank:
         self._plans = PlanCache(config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
-        self._caller, self._called = Caller(), Called()
+        self._caller, self._called, self._tokens = Caller(), Called(), LeadTokens()
         self.brought = BroughtVersions()
         self._told = ToldSources()
         self._late = LateSources(self._told)
@@ -139,7 +140,11 @@ class SourceRank:
         )
         join = self._join(update, table, stored, options)
         content = None if invitees.base and not invitees.delta else stored.content
-        invitees = replace(invitees, announce=partial(self._announce, announce, mailbox))
+        invitees = replace(
+            invitees,
+            announce=partial(self._announce, announce, mailbox),
+            announce_to_late=partial(announce, mailbox.address),
+        )
         return LedUpdate(coordinator, join, invitees, content, self.brought, self._has_led, self._watch, self._config)
 
     def _has_led(self, sinks: Sequence[str], coordinator: Coordinator) -> None:
@@ -151,7 +156,8 @@ class SourceRank:
         """Tell the other source ranks where this one is. Those of the last update are called, and come at once."""
         if self._leads and self._rendezvous is not None and self._rendezvous.needs_calls:
             self._caller.call(mailbox)
-        announce(mailbox.address)
+        if not self._caller.calls(self._world.size - 1):
+            announce(mailbox.address)
 
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
@@ -164,7 +170,7 @@ class SourceRank:
         if self.mailbox is not None:
             self._late.end(self.mailbox)
         self._told.begin(version)
-        self._leads, self._caller.lead = True, (version, token := secrets.token_hex(8))
+        self._leads, self._caller.lead = True, (version, token := self._tokens.next())
         try:
             with meeting.leading(version, self._asked.given_up_before(version), token) as announce:
                 yield announce
@@ -212,6 +218,7 @@ class SourceRank:
             return None
         mailbox, _ = self._open(invitees.sinks)
         self._announce(announce, mailbox)
+        announce(mailbox.address)
         return OtherSources(mailbox, invitees, version, turn, self._config.join_timeout)
 
     def follow(self, version: str, versions: Versions, holds: str, options: Mapping[str, str]) -> str:

@@ -30,6 +30,8 @@ INVITE_SECONDS = 0.25
 """How often one that is busy with another update is invited again."""
 SILENT_SECONDS = 2.0
 """How often one is invited again of whom nothing was heard: on a busy host its challenge may not have arrived."""
+SOON_SECONDS = 0.05
+"""Other sources that have not come by then are told elsewhere where the coordinator is."""
 TELL_SECONDS = 5.0
 """After so long it is said who is waited for."""
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Invitees:
             see :class:`~ckpt_transport.update.joining_messages.Invite`.
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         announce: tells other sources where the coordinator is; called when all others are invited.
+        announce_to_late: tells those that have not heard that; called once, where some have not come soon.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
         given_up: other versions, to which this coordinator has ended updates, and why; sources may still come for
             them.
@@ -83,6 +86,7 @@ class Invitees:
     delta: bool = False
     deltas_follow: bool = False
     announce: Callable[[], None] = _to_nobody
+    announce_to_late: Callable[[], None] = _to_nobody
     absent: Callable[[], Mapping[int, str]] = dict
     given_up: Mapping[str, str] = field(default_factory=dict)
     told: ToldSources = field(default_factory=ToldSources)
@@ -166,6 +170,7 @@ class Invitations:
         deadline = time.monotonic() + self.config.join_timeout
         began = time.monotonic()
         ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
+        announce = began + SOON_SECONDS
         without_stragglers = float("inf")
         while not self._complete or self._sources.is_left:
             self.members.turn.check()
@@ -175,6 +180,9 @@ class Invitations:
                 self._handle(*received)
                 self._give_back_those_behind()
             now = time.monotonic()
+            if now > announce and self._sources.missing:
+                self.invitees.announce_to_late()
+                announce = float("inf")
             if now > ask_again:
                 self._sources.check_absent()
                 self._check_sinks()

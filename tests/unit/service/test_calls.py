@@ -4,15 +4,18 @@ only where they are not."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 import pytest
 
 from ckpt_transport.control import Mailbox
+from ckpt_transport.service import calls
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.calls import Called, Caller
 from ckpt_transport.service.rendezvous import Rendezvous
-from ckpt_transport.service.torch_store import Wait, wait_only
+from ckpt_transport.service.torch_store import Recheck, Wait, wait_only
+from tests.patience import DEADLINE
 
 ELSEWHERE = "ipc:///elsewhere"
 
@@ -48,6 +51,15 @@ class Meeting(Rendezvous):
         return {}
 
 
+class Empty(Meeting):
+    """Finds nobody, and lets whoever looks wait."""
+
+    def find(self, version: str, given_up: Collection[str] = (), wait: Wait = wait_only) -> str:
+        self.looked.append(version)
+        wait(Future(), DEADLINE, Recheck())
+        raise TimeoutError
+
+
 @pytest.fixture
 def rank_0() -> Iterator[Mailbox]:
     with Mailbox(types=q.COORDINATOR) as mailbox:
@@ -76,6 +88,18 @@ def test_given_a_call_for_its_version_then_a_rank_comes_to_who_calls_and_looks_n
     caller.call(rank_0)
     assert called.find("v2", meeting, here, ()) == rank_0.address
     assert (meeting.looked, meeting.called) == ([], [("v2", "a token")])
+
+
+def test_given_a_call_that_comes_when_a_rank_looks_already_then_it_comes_though_it_finds_nothing(
+    rank_0: Mailbox, here: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "WAIT_SECONDS", 0)
+    caller, called, meeting = calling(here, "a nonce"), Called(), Empty()
+    called.took_part("a nonce")
+    caller.lead = "v2", "a token"
+    caller.call(rank_0)
+    assert called.find("v2", meeting, here, ()) == rank_0.address
+    assert (meeting.looked, meeting.called) == (["v2"], [("v2", "a token")])
 
 
 def test_given_a_call_that_was_called_off_before_it_comes_then_a_rank_looks(rank_0: Mailbox, here: Mailbox) -> None:
@@ -110,9 +134,9 @@ def test_given_no_update_in_which_it_took_part_to_the_end_then_a_rank_does_not_w
     called, meeting = Called(), Meeting()
     assert called.find("v1", meeting, here, ()) == ELSEWHERE
     called.took_part("a nonce")
-    calls = calling(here, "a nonce")
-    calls.lead = "v2", "a token"
-    calls.call(rank_0)
+    caller = calling(here, "a nonce")
+    caller.lead = "v2", "a token"
+    caller.call(rank_0)
     assert called.find("v2", meeting, here, ()) == rank_0.address
     assert called.find("v3", meeting, here, ()) == ELSEWHERE
     assert meeting.looked == ["v1", "v3"]

@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config
 from ckpt_transport.service import rendezvous
+from ckpt_transport.service.lead_tokens import LeadTokens, is_past
 from ckpt_transport.service.rendezvous import InStore
 from ckpt_transport.service.torch_store import Recheck, wait_only
 from ckpt_transport.service.world import World
@@ -109,3 +110,26 @@ def test_given_a_version_that_was_brought_when_rank_0_leads_the_next_one_then_no
         found = threads.submit(second.find, "v1")
         announce("ipc:///again")
         assert found.result(DEADLINE) == "ipc:///again"
+
+
+def test_given_an_update_that_a_rank_was_called_to_when_it_looks_for_the_next_then_no_older_one_is_found(
+    ranks: tuple[InStore, InStore],
+) -> None:
+    """Given that rank 0 has said nothing in the store of the update before."""
+    (first, second), tokens = ranks, LeadTokens()
+    with first.leading("v1", {}, tokens.next()) as announce:
+        announce("ipc:///v1")
+    with first.leading("v2", {}, second_token := tokens.next()):
+        second.was_called("v2", second_token)
+    with first.leading("v3", {}, tokens.next()) as announce, ThreadPoolExecutor(1) as threads:
+        found = threads.submit(second.find, "v3")
+        announce("ipc:///v3")
+        assert found.result(DEADLINE) == "ipc:///v3"
+
+
+def test_given_tokens_of_one_rank_0_then_which_came_first_is_known_and_of_two_nothing_is() -> None:
+    tokens, others = LeadTokens(), LeadTokens()
+    made = [tokens.next() for _ in range(12)]
+    assert [is_past(token, made[9]) for token in made] == [True] * 10 + [False] * 2
+    assert not is_past(others.next(), made[9])
+    assert not is_past(made[0], "")
