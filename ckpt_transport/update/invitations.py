@@ -26,8 +26,9 @@ from ckpt_transport.update.introduction import with_share
 from ckpt_transport.update.membership import TICK_SECONDS, Membership
 from ckpt_transport.update.source_arrivals import SourceArrivals, ToldSources
 
-INVITE_SECONDS = 0.25
-"""How often one that is busy with another update is invited again."""
+BUSY_SECONDS, INVITE_SECONDS = 0.01, 0.25
+"""How often one that is busy with another update is invited again: at first, and when that takes long. What it is busy
+with has mostly ended when it has said so."""
 SILENT_SECONDS = 2.0
 """How often one is invited again of whom nothing was heard: on a busy host its challenge may not have arrived."""
 SOON_SECONDS = 0.05
@@ -169,13 +170,15 @@ class Invitations:
             self._sources.begin(known_now)
         deadline = time.monotonic() + self.config.join_timeout
         began = time.monotonic()
-        ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
+        look_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
+        ask_busy, patience = began + BUSY_SECONDS, BUSY_SECONDS
         announce = began + SOON_SECONDS
         without_stragglers = float("inf")
         while not self._complete or self._sources.is_left:
             self.members.turn.check()
             self.members.looked()
-            received = self.mailbox.receive(TICK_SECONDS)
+            due = ask_busy - time.monotonic() if self._busy or self._given_back else TICK_SECONDS
+            received = self.mailbox.receive(min(max(due, 0.0), TICK_SECONDS))
             if received is not None:
                 self._handle(*received)
                 self._give_back_those_behind()
@@ -183,12 +186,15 @@ class Invitations:
             if now > announce and self._sources.missing:
                 self.invitees.announce_to_late()
                 announce = float("inf")
-            if now > ask_again:
+            if now > look_again:
                 self._sources.check_absent()
                 self._check_sinks()
+                look_again = now + INVITE_SECONDS
+            if now > ask_busy:
                 for address in self._due_again():
                     self._invite(address)
-                ask_again = now + INVITE_SECONDS
+                patience = min(2 * patience, INVITE_SECONDS)
+                ask_busy = now + patience
             if now > ask_silent:
                 for address in self._silent():
                     self._invite(address)

@@ -13,6 +13,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import JoinError
 from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.service import questions as q
+from ckpt_transport.update import invitations
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
@@ -93,10 +94,29 @@ def test_given_a_sink_that_is_given_back_when_its_goodbye_comes_after_that_it_is
         assert [member.uid for member in members.joins] == ["zeroth", "first", "second again"]
 
 
+def test_given_a_sink_that_is_busy_for_a_moment_then_it_is_invited_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that whoever is busy for long is invited again less often than this test may take."""
+    monkeypatch.setattr(invitations, "INVITE_SECONDS", 10 * DEADLINE)
+    config = Config.load(**PATIENT)
+    with (
+        Mailbox(types=q.COORDINATOR, interval=0.1) as leader,
+        Mailbox(types=q.PARTICIPANT) as sink,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        members = Membership("u", leader, config, time.monotonic() + DEADLINE, Turn("an update"))
+        inviting = Invitations(members, leader, config, Invitees(1, (sink.address,)))
+        gathered = threads.submit(inviting.gather, join(Role.SOURCE, "zeroth"))
+        for _ in range(3):
+            hear(sink, m.Invite)
+            sink.send(leader.address, m.Busy("u", sink.address, "takes part in another update"))
+        takes_part(sink, leader.address, "sink")
+        gathered.result(DEADLINE)
+
+
 def test_given_a_sink_that_has_been_silent_before_then_the_time_to_join_is_not_waited_for_again() -> None:
     config = Config.load(**{**PATIENT, "heartbeat_timeout": 1.0, "join_timeout": 100 * DEADLINE})
     with Mailbox(types=q.COORDINATOR, interval=0.1) as leader, Mailbox(types=q.PARTICIPANT) as mute:
         members = Membership("u", leader, config, time.monotonic() + DEADLINE, Turn("an update"))
-        invitations = Invitations(members, leader, config, Invitees(1, (mute.address,), silent=(mute.address,)))
+        inviting = Invitations(members, leader, config, Invitees(1, (mute.address,), silent=(mute.address,)))
         with ThreadPoolExecutor(1) as threads, pytest.raises(JoinError, match=f"did not join.*{mute.address}"):
-            threads.submit(invitations.gather, join(Role.SOURCE, "zeroth")).result(DEADLINE)
+            threads.submit(inviting.gather, join(Role.SOURCE, "zeroth")).result(DEADLINE)
