@@ -1,8 +1,8 @@
 """Rank 0 calls the source ranks that took part in its last update: they need not look elsewhere whether it leads one.
 
 To look costs each of them a thread and some questions to torch's store, at each step of a training. Who is not called
-soon looks nevertheless: rank 0 may have been started anew, or have failed. So rank 0 says there that it leads one, where
-somebody was not called, or does not come soon.
+soon looks nevertheless: rank 0 may have been started anew, or have failed. So rank 0 says there that it leads one
+where somebody was not called, or does not come soon.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.ending import tell_began, tell_ended, tell_failed
 from ckpt_transport.update.introduction import rates_of, staging_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
+from ckpt_transport.update.leading import Leading
 from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.outcome import Outcome
 from ckpt_transport.update.participant import Participant
@@ -41,7 +42,6 @@ from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.shielded import shielded
-from ckpt_transport.update.leading import Leading
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")

@@ -12,11 +12,11 @@ from ckpt_transport.events import step
 from ckpt_transport.execution import Arrival
 from ckpt_transport.reasons import named_reason
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.following import Following
 from ckpt_transport.update.participant import Halted, Participant
 from ckpt_transport.update.protocol import State, exchange_of
 from ckpt_transport.update.routes import Watch
 from ckpt_transport.update.settlement import Standing
-from ckpt_transport.update.following import Following
 
 BRIEF = frozenset({State.INVITED, State.HELD, State.STILL, State.STOPPED, State.APPLIED, State.DECIDED})
 """States in which others have nothing to do that takes longer than to join, or to stand still."""

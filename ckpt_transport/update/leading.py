@@ -1,7 +1,7 @@
 """The coordinator's side of each step of an update: what it asks members for.
 
-:class:`Leading` and :class:`~ckpt_transport.update.following.Following` name the steps alike: agree, connect, hold, run;
-and where the update is staged agree, connect, run, hold, apply, decide, with keep after run where it waits for its
+:class:`Leading` and :class:`~ckpt_transport.update.following.Following` name the steps alike: agree, connect, hold,
+run; and where the update is staged agree, connect, run, hold, apply, decide, with keep after run where it waits for its
 commit. In a warm-up dismiss comes in place of what follows connect, or run where it is staged. Which order may come
 when, the table in :mod:`ckpt_transport.update.protocol` says.
 """
