@@ -14,6 +14,8 @@ from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport.sizes import count, duration
 from ckpt_transport.update.report import Report
 
+MEASURES = "'ckpt-transport transports --measure' measures them"
+
 
 class Teller(Protocol):
     """Tells what happens, and what came of it.
@@ -87,7 +89,8 @@ class Words:
         self._line(explain(report.plan, report.pauses))
         self._line(report.picture(min(self.console.width - 32, 100)))
         took, predicted = duration(report.phases.get("run", 0.0)), duration(report.predicted)
-        self._line(f"run took {took}, where {predicted} were expected; {report.slowest_link}")
+        how = "" if report.plan.prediction.measured else f" of assumed rates ({MEASURES})"
+        self._line(f"run took {took}, where {predicted} were expected{how}; {report.slowest_link}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -137,7 +137,7 @@ def _shown(plan: Plan) -> list[int]:
 def _told(plan: Plan, found: Simulated, labels: Mapping[int, str], assumed: bool, death: Death | None) -> Iterator[str]:
     """What people are told, as lines."""
     from ckpt_transport.execution import draw
-    from ckpt_transport.sizes import count, size
+    from ckpt_transport.sizes import count, duration, size
 
     topology = plan.topology
     hosts = len({participant.host for participant in topology.participants})
@@ -145,11 +145,11 @@ def _told(plan: Plan, found: Simulated, labels: Mapping[int, str], assumed: bool
     yield f"moves     {size(plan.manifest.nbytes)} in {count(len(plan.buckets), 'bucket')}; {ranks}"
     yield f"by        {plan.notes[0]}"
     if found.complete:
-        yield f"takes     {found.seconds:.3g} s; the planner counted on {plan.prediction.seconds:.3g} s"
+        yield f"takes     {duration(found.seconds)}; the planner counted on {duration(plan.prediction.seconds)}"
     else:
         assert death is not None
         yield (
-            f"fails     after {found.seconds:.3g} s: {topology.participants[death.rank].label} dies at "
+            f"fails     after {duration(found.seconds)}: {topology.participants[death.rank].label} dies at "
             f"{death.seconds:g} s, and the others notice {death.noticed:g} s later; {found.applied:,} of "
             f"{found.applies:,} buckets had been applied"
         )
@@ -157,10 +157,11 @@ def _told(plan: Plan, found: Simulated, labels: Mapping[int, str], assumed: bool
         crossed = f", {size(each.nbytes)}" if each.nbytes else ""
         others = f" (of {each.alike} alike)" if each.alike > 1 else ""
         share = each.busy / found.seconds if found.seconds else 0.0
-        yield f"{'' if number else 'slowest':<10}{each.name}{others}: busy for {each.busy:.3g} s ({share:.0%}){crossed}"
-    yield "stages    " + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found.stages.items())
+        busy = f"busy for {duration(each.busy)} ({share:.0%}){crossed}"
+        yield f"{'' if number else 'slowest':<10}{each.name}{others}: {busy}"
+    yield "stages    " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.stages.items())
     if assumed:
         yield "rates     are of data sheets, not of measurements: a prediction for orientation"
-    yield f"simulated {found.events:,} events in {found.took:.3g} s"
+    yield f"simulated {found.events:,} events in {duration(found.took)}"
     yield ""
     yield draw(found.timeline, labels)

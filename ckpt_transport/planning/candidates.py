@@ -22,7 +22,7 @@ from ckpt_transport.planning.values.plan import Bucket
 from ckpt_transport.planning.values.prediction import Prediction
 from ckpt_transport.planning.values.settings import AUTO, SMALL_BUCKET, Settings, bucket_bytes
 from ckpt_transport.planning.values.topology import EVERYTHING, Topology
-from ckpt_transport.sizes import count
+from ckpt_transport.sizes import count, duration
 from ckpt_transport.transports.interface import Traits
 
 Trees = Mapping[tuple[int, int], BroadcastTree]
@@ -96,8 +96,8 @@ def choose(
         candidates[name] = [found]
         narrow = None if to_each is None else to_each.named(name)
         if isinstance(narrow, Candidate):
-            seconds = narrow.prediction.seconds, found.prediction.seconds
-            narrower[name] = f"scatter, to each sink its share, in {seconds[0]:.3g} s; broadcast in {seconds[1]:.3g} s"
+            shared, whole = duration(narrow.prediction.seconds), duration(found.prediction.seconds)
+            narrower[name] = f"scatter, to each sink its share, in {shared}; broadcast in {whole}"
             if narrow.saves(found):
                 candidates[name].insert(0, narrow)
         reasons.append(f"{name}: about {_in_words(candidates[name][0].prediction)}")
@@ -127,7 +127,7 @@ def choose(
 
 
 def _in_words(prediction: Prediction) -> str:
-    return f"{prediction.seconds:.3g} s by the cost model, {prediction.busy:.3g} of it for {prediction.link}"
+    return f"{duration(prediction.seconds)} by the cost model, {duration(prediction.busy)} of it for {prediction.link}"
 
 
 class _Candidates:

@@ -14,6 +14,7 @@ from ckpt_transport.planning.values.plan import Plan
 from ckpt_transport.planning.values.prediction import Prediction
 from ckpt_transport.planning.values.topology import RankInfo
 from ckpt_transport.rates import LinkKind
+from ckpt_transport.sizes import duration
 
 BOTH_WAYS = "{} to GPU {:.8} and back"
 BOTH_WAYS_RATE = 0.71
@@ -115,4 +116,4 @@ class _Busy:
 
 def _in_words(pause: Prediction) -> str:
     how = "measured" if pause.measured else "assumed"
-    return f"{pause.seconds:.3g} s, for {pause.link} ({how} rates)"
+    return f"{duration(pause.seconds)}, for {pause.link} ({how} rates)"

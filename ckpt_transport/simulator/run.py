@@ -19,6 +19,7 @@ from ckpt_transport.simulator.bottlenecks import Bottlenecks
 from ckpt_transport.simulator.events import NEVER, Clock, RankThread
 from ckpt_transport.simulator.wires import Wires
 from ckpt_transport.simulator.world import SimulatedWorld
+from ckpt_transport.sizes import duration
 
 SHOWN = 6
 """So many kinds of resources are told of, the slowest first."""
@@ -86,7 +87,7 @@ class Simulated(msgspec.Struct, frozen=True):
     def slowest(self) -> str:
         """The resource that the update waits for, in words."""
         first = self.resources[0]
-        return f"{first.name} is busy for {first.busy:.3g} of {self.seconds:.3g} s"
+        return f"{first.name} is busy for {duration(first.busy)} of {duration(self.seconds)}"
 
 
 def simulate(

@@ -116,6 +116,7 @@ def test_given_a_terminal_of_few_characters_when_an_update_ends_well_then_its_ex
         done = run(*update, environ=environ)
         assert (done.returncode, done.stderr) == (0, "")
         assert "#" in done.stdout
+        assert "expected of assumed rates ('ckpt-transport transports --measure' measures them); " in done.stdout
         assert sink.state().version == "v2"
     for other in (["plan", "--checkpoint", checkpoint], ["transports"], ["--help"], ["update", "--help"]):
         shown = run(*other, environ=environ)
