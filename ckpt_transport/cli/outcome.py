@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -11,7 +12,7 @@ from rich.text import Text
 from ckpt_transport.cli.output import Output
 from ckpt_transport.planning import explain
 from ckpt_transport.service.fleet import FleetReport
-from ckpt_transport.sizes import count, duration
+from ckpt_transport.sizes import duration
 from ckpt_transport.update.report import Report
 
 MEASURES = "'ckpt-transport transports --measure' measures them"
@@ -58,27 +59,11 @@ class Words:
 
     def rollback(self, report: Report) -> None:
         """Tell what sinks serve, and for how long that has held their forward passes."""
-        self.console.print(
-            f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
-            f"({_seconds(report.phases)})"
-        )
-        for rank, told in sorted(report.apply_summary.items()):
-            self._line(f"{report.labels[rank]}: {told}")
-        if report.delta is not None:
-            self._line(str(report.delta))
-        if report.in_place:
-            self._line(f"it was written in place: {report.in_place}")
-        if report.paused:
-            how = "to exchange what is served" if report.staged else "to write it in place"
-            held = max(report.paused.values()) * 1e3
-            self.console.print(f"forward passes were held for at most {held:.0f} ms, {how}", highlight=False)
+        self._line(str(report))
 
     def fleet_rollback(self, done: FleetReport) -> None:
         """Tell the same, and what was done with the engines."""
-        self.rollback(done.update)
-        self._line(f"steps: {_seconds(done.steps)}")
-        for endpoint, held in done.held.items():
-            self._line(f"{endpoint}: requests were {f'held for {held * 1e3:.0f} ms' if held else 'not held'}")
+        self._line(str(replace(done, problems=())))
 
     def end(self, problems: Iterable[str]) -> None:
         for problem in problems:
@@ -120,7 +105,3 @@ class Json:
         if not self._quiet:
             document = {"updates": self._updates, "problems": list(problems)}
             Output().write_bytes(msgspec.json.format(msgspec.json.encode(document)))
-
-
-def _seconds(steps: dict[str, float]) -> str:
-    return ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in steps.items())

@@ -47,6 +47,10 @@ class StagedJob:
         self._explained = explained
         self._why_ended: CkptTransportError = UsageError("")
 
+    def __repr__(self) -> str:
+        state = "waits for its commit" if self._staged is not None and not self._turn.ended else "has ended"
+        return f"<StagedJob of '{self.version}': {state}>"
+
     def stage(self, staged: StagedUpdate) -> None:
         """Bring the version to where it waits for its commit. What is left where that fails is :meth:`abandon`'s."""
         self._staged = staged

@@ -11,6 +11,7 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import StageEvent, draw, write_trace
 from ckpt_transport.paths import without_nul
 from ckpt_transport.planning import Pauses, Plan, modules_in_words, slowest
+from ckpt_transport.sizes import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class DeltaSummary:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Describes a committed update.
+    """Describes a committed update. It prints as a few lines for people.
 
     Attributes:
         version: what every sink serves now.
@@ -73,10 +74,10 @@ class Report:
     """
 
     version: str
-    plan: Plan
+    plan: Plan = field(repr=False)
     phases: dict[str, float]
     paused: dict[int, float]
-    timeline: Sequence[StageEvent]
+    timeline: Sequence[StageEvent] = field(repr=False)
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
     left: dict[str, str] = field(default_factory=dict)
@@ -115,6 +116,21 @@ class Report:
     def slowest_link(self) -> str:
         """The link that the plan was expected to wait for, in words, with what crosses it."""
         return slowest(self.plan.prediction)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.version} is served by {count(len(self.paused), 'sink')} after {self.seconds:.3f} s "
+            f"({steps_in_words(self.phases)})"
+        ]
+        lines += [f"{self.labels[rank]}: {told}" for rank, told in sorted(self.apply_summary.items())]
+        if self.delta is not None:
+            lines.append(str(self.delta))
+        if self.in_place:
+            lines.append(f"it was written in place: {self.in_place}")
+        if self.paused:
+            how = "to exchange what is served" if self.staged else "to write it in place"
+            lines.append(f"forward passes were held for at most {max(self.paused.values()) * 1e3:.0f} ms, {how}")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """What programs want to know of it, as numbers, strings, lists and dictionaries that JSON can hold.
@@ -164,3 +180,8 @@ class Report:
             OSError: it cannot be written.
         """
         write_trace(without_nul(path, ConfigError), self.timeline, self.labels)
+
+
+def steps_in_words(steps: Mapping[str, float]) -> str:
+    """How long each step took: ``health 9 ms, attach 41 ms``."""
+    return ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in steps.items())

@@ -62,6 +62,11 @@ def test_given_an_engine_and_a_worker_when_a_step_is_published_then_both_serve_i
             assert holds(engine.model, seed)
             assert holds(module, seed)
             assert not engine.paused
+            *told, steps, requests = str(done).splitlines()
+            assert told[0].startswith(f"{version} is served by 2 sinks after ")
+            assert told[-1].startswith("forward passes were held for at most ")
+            assert (steps[:7], requests.split(": ")[0]) == ("steps: ", engine.url)
+            assert len(repr(done)) < 4000  # not all of its plan
         fleet.publish(server, "two", weights(2))  # the name is free again
         assert holds(engine.model, 2)
     assert "/pause" in engine.asked

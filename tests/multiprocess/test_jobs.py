@@ -63,8 +63,10 @@ def test_given_a_staged_version_when_it_is_dropped_then_the_old_one_is_served_an
     with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE)) as sinks, server_for() as server, server_for() as other:
         job = staged(server, 2, sinks)
         assert ask_version(sinks[0].address, server.config, timeout=DEADLINE).update == "v2"
+        assert repr(job) == "<StagedJob of 'v2': waits for its commit>"
         job.drop()
         job.drop()
+        assert repr(job) == "<StagedJob of 'v2': has ended>"
         check_all_serve(sinks, 1)
         with pytest.raises(UpdateAbortedError, match="'v2' was dropped"):
             job.commit()

@@ -16,14 +16,14 @@ from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.update.progress import Progress
-from ckpt_transport.update.report import Report
+from ckpt_transport.update.report import Report, steps_in_words
 
 GROUP = "ckpt_transport.engines"
 
 
 @dataclass(frozen=True, slots=True)
 class FleetReport:
-    """Describes a committed update of a fleet.
+    """Describes a committed update of a fleet. It prints as a few lines for people.
 
     Attributes:
         update: of the sinks.
@@ -36,6 +36,14 @@ class FleetReport:
     steps: dict[str, float]
     held: dict[str, float]
     problems: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        held = [
+            f"{endpoint}: requests were {f'held for {seconds * 1e3:.0f} ms' if seconds else 'not held'}"
+            for endpoint, seconds in self.held.items()
+        ]
+        problems = [f"problem: {problem}" for problem in self.problems]
+        return "\n".join([str(self.update), f"steps: {steps_in_words(self.steps)}", *held, *problems])
 
     def to_dict(self) -> dict[str, Any]:
         """What programs want to know of it, as :meth:`~ckpt_transport.Report.to_dict` says, and of the engines."""
