@@ -82,7 +82,7 @@ def choose(
     counter = LoadCounter(topology, traits, Links(rates), settings.digests)
     to_all = _Candidates(manifest, topology, traits, settings, broadcast(manifest, topology), counter)
     candidates: dict[str, list[Candidate]] = {}
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     narrower: dict[str, str] = {}
     to_each = None
     if any(topology.participants[rank].share != EVERYTHING for rank in topology.sinks):
@@ -91,7 +91,7 @@ def choose(
     for name in to_all.names:
         found = to_all.named(name)
         if isinstance(found, Rejected):
-            reasons.append(f"{name}: {found.reason}")
+            reasons[name] = f"{name}: {found.reason}"
             continue
         candidates[name] = [found]
         narrow = None if to_each is None else to_each.named(name)
@@ -100,21 +100,24 @@ def choose(
             narrower[name] = f"scatter, to each sink its share, in {shared}; broadcast in {whole}"
             if narrow.saves(found):
                 candidates[name].insert(0, narrow)
-        reasons.append(f"{name}: about {_in_words(candidates[name][0].prediction)}")
-    chosen = min(candidates, key=lambda name: (candidates[name][0].prediction.seconds, name), default="")
+        reasons[name] = f"{name}: about {_in_words(candidates[name][0].prediction)}"
+    by_time = sorted(candidates, key=lambda name: (candidates[name][0].prediction.seconds, name))
+    chosen = by_time[0] if by_time else ""
     if settings.transport != AUTO:
         if settings.transport not in candidates:
-            own = f"{settings.transport}: "
-            if not any(reason.startswith(own) for reason in reasons):
-                reasons.append(own + why_no_tree(settings.transport, len(topology.sinks), traits))
-            reasons.sort(key=lambda reason: not reason.startswith(own))
-            raise ConfigError(f"transport '{settings.transport}' cannot carry this update; {'; '.join(reasons)}")
+            no_tree = f"{settings.transport}: {why_no_tree(settings.transport, len(topology.sinks), traits)}"
+            own = reasons.pop(settings.transport, no_tree)
+            told = "; ".join([own, *reasons.values()])
+            raise ConfigError(f"transport '{settings.transport}' cannot carry this update; {told}")
         notes = ["chosen by configuration; others were not considered"]
         chosen = settings.transport
     elif not chosen:
-        raise PlanError("no transport reaches all sinks: " + ("; ".join(reasons) or "none is available everywhere"))
+        raise PlanError(
+            "no transport reaches all sinks: " + ("; ".join(reasons.values()) or "none is available everywhere")
+        )
     else:
-        notes = ["chosen as the cheapest by the cost model", *reasons]
+        rejected = [name for name in reasons if name not in candidates]
+        notes = ["chosen as the cheapest by the cost model", *(reasons[name] for name in (*by_time, *rejected))]
     if chosen in narrower:
         notes.append(narrower[chosen])
     hosts = {participant.host for participant in topology.participants} - rates.keys()
@@ -127,7 +130,7 @@ def choose(
 
 
 def _in_words(prediction: Prediction) -> str:
-    return f"{duration(prediction.seconds)} by the cost model, {duration(prediction.busy)} of it for {prediction.link}"
+    return f"{duration(prediction.seconds)}, {duration(prediction.busy)} of it for {prediction.link}"
 
 
 class _Candidates:
