@@ -13,6 +13,7 @@ import torch
 from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import PeerLostError, TransferError, TransportError
 from ckpt_transport.memory import DistantMemory, Fence
+from ckpt_transport.reasons import reason_of
 from ckpt_transport.transports.agreement import Agreement
 from ckpt_transport.transports.interface import Control, Endpoint, Group, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
@@ -270,7 +271,7 @@ class PolledEndpoint(Endpoint):
         try:
             for peer in self.group.peers:
                 try:
-                    self._signal(peer, Signal(SignalKind.ABORT, reason=str(reason)))
+                    self._signal(peer, Signal(SignalKind.ABORT, reason=reason_of(reason)))
                 except TransportError:
                     continue
         finally:

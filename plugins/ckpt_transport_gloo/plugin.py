@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import threading
 from typing import Any
 
@@ -135,5 +136,5 @@ class GlooTransport(Transport):
 
 
 def first_line(error: BaseException) -> str:
-    """Return gloo's own message without its advice."""
-    return str(error).split(" This is typically")[0].splitlines()[0]
+    """Return gloo's own message without its advice, and without the line of its source."""
+    return re.sub(r"^\[\S+\.(cc|h):[0-9]+\] ", "", str(error).split(" This is typically")[0].splitlines()[0])

@@ -8,12 +8,18 @@ import pytest
 
 from ckpt_transport.reasons import named_reason, reason_of
 
+INTERRUPTED = "it was interrupted (KeyboardInterrupt)"
+
 
 @pytest.mark.parametrize(
     ("error", "reason", "named"),
     [
         (asyncio.CancelledError(), "CancelledError", "CancelledError"),
-        (KeyboardInterrupt(), "KeyboardInterrupt", "KeyboardInterrupt"),
+        (KeyboardInterrupt(), INTERRUPTED, INTERRUPTED),
+        (KeyboardInterrupt("no room"), "no room", "KeyboardInterrupt: no room"),
+        (SystemExit(143), "it was ended by SIGTERM", "it was ended by SIGTERM"),
+        (SystemExit(2), "2", "SystemExit: 2"),
+        (SystemExit(999), "999", "SystemExit: 999"),
         (ValueError("no such shape"), "no such shape", "ValueError: no such shape"),
     ],
 )
