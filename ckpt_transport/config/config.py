@@ -25,7 +25,10 @@ MIB = 1024**2
 _ADDRESS = r"(ipc|tcp)://\S+"
 _NAME = r"[A-Za-z0-9_.-]+"
 _BANDWIDTH = "a number of bytes per second, or text as '10GB'; 0 for not known"
-_SINKS = "a list of addresses, each as 'ipc:///run/sink.sock', 'tcp://host:port' or 'tcp://[IPv6]:port'"
+_SINKS = (
+    "a list of addresses, each as 'ipc:///run/sink.sock', 'tcp://host:port' or 'tcp://[IPv6]:port' (the URL of an "
+    "engine goes to --endpoint, or to a fleet)"
+)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

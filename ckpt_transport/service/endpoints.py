@@ -125,6 +125,8 @@ def client_of(url: str, timeout: float, api_key_file: str = "") -> httpx.Client:
         ) from error
     try:
         check_url(url)
+        if not url.lower().startswith(("http://", "https://")):
+            raise ValueError("it begins with neither http:// nor https://")
         proxy, _ = proxy_for(url), urlsplit(url).port  # which raises for a port that no socket can have
         transport = httpx.HTTPTransport(proxy=None if proxy is None else proxy.url)
         auth = ApiKey(Path(api_key_file)) if api_key_file else None

@@ -32,6 +32,8 @@ def checkpoint(tmp_path: Path) -> Path:
         (f"ipc:///tmp/a --engine vllm --endpoint {DEAD}", "give addresses of sinks, or --engine and --endpoint"),
         ("--sink ipc:///tmp/a --sink ipc:///tmp/a", "the same sink is named twice"),
         ("--sink nowhere", "bad value for 'sinks'"),
+        (f"--sink {DEAD}", "the URL of an engine goes to --endpoint"),
+        ("--engine vllm --endpoint 127.0.0.1:8000", "127.0.0.1:8000 cannot be asked (it begins with neither"),
         ("--sink ipc:///tmp/a --update-method p2p --ranks 1", "ranks 1 were asked for, and there are 1 sinks"),
         ("--sink tcp://127.0.0.1:1", "give all participants the same secret_file"),
         ("--sink ipc:///tmp/a --config {folder}/no-secret.toml", "secret_file /none: No such file"),

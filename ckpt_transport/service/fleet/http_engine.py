@@ -81,8 +81,6 @@ class HttpEngine(DrivenEngine):
                     raise EngineError(f"{self.url} {KEY_CURE}{self._through}")
                 if not (reason := self._why_unhealthy(answer.status_code)):
                     return
-            except httpx.UnsupportedProtocol as error:
-                raise EngineError(f"{self.url} is no URL of an engine; give one as http://127.0.0.1:8000") from error
             except httpx.HTTPError as error:
                 reason = f"{reason_of(error)}{self._through}"
             if time.monotonic() > deadline:

@@ -119,7 +119,7 @@ def test_given_a_socks_proxy_without_its_package_then_the_error_says_what_to_ins
         VllmServer("http://10.0.0.7:8000")
 
 
-@pytest.mark.parametrize("url", ["http://10.0.0.7:port", "http://[::1", "http://10.0.0.7:99999"])
+@pytest.mark.parametrize("url", ["http://10.0.0.7:port", "http://[::1", "http://10.0.0.7:99999", "10.0.0.7:8000"])
 def test_given_no_url_then_it_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ConfigError, match=r"give a URL as http://127\.0\.0\.1:8000"):
         client_of(url, 1.0)
