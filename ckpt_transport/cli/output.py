@@ -12,16 +12,21 @@ from rich.console import Console
 
 from ckpt_transport.reasons import named_reason
 
+UNFOLDED = 10_000
+"""Columns of what is no terminal."""
+
 
 class Output(Console):
     """Writes to standard output or standard error. When that cannot be written, the command goes on without.
 
     Text is printed as it is: what stands in brackets or between colons, in a name or an address, is no style and no
-    emoji.
+    emoji. Where it is no terminal, as a pipe or a log, no line is folded, unless ``COLUMNS`` says how many there are.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = UNFOLDED
 
     def print(self, *objects: Any, **options: Any) -> None:
         try:

@@ -56,7 +56,10 @@ def version(
         output.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
     else:
         digests = (Column("digest", overflow="fold"),) if digest else ()
-        table = Table(Column("address", overflow="fold"), "sink", "version", *digests, "can go back to", "state")
+        table = Table(
+            Column("address", overflow="fold"), "sink", "version", *digests, "can go back to",
+            Column("state", overflow="fold"),
+        )  # fmt: skip
         for address, answer in answers.items():
             label, served, kept, state = _row(answer)
             shown = (answer.digest if isinstance(answer, ServedVersion) else "",) if digest else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.table import Table
 
 from ckpt_transport.cli import listing, transports
 from ckpt_transport.cli.encoding import LOOKALIKES, write_anything
@@ -77,3 +78,18 @@ def test_given_a_committed_update_when_something_fails_afterwards_then_it_is_sai
     with after_commit("it cannot be noted"):
         raise PermissionError("read-only")
     assert "the update is done, but it cannot be noted: PermissionError: read-only" in capsys.readouterr().err
+
+
+def test_given_a_pipe_when_a_long_line_and_a_table_are_printed_then_neither_is_folded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    words, address = "word " * 40 + "end", f"ipc:///run/{'a' * 80}.sock"
+    table = Table("address", "state")
+    table.add_row(address, words)
+    output = Output()
+    output.print(words)
+    output.print(table)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == words
+    assert any(address in line and words in line for line in printed[1:])
