@@ -18,7 +18,7 @@ from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.deltas import CopiedBytes, Differences, delta_manifest, find_differences, ranges_of
 from ckpt_transport.engine import digest_of_served
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning import Extent
+from ckpt_transport.planning import Extent, PlacedBytes
 from ckpt_transport.update.delta_engine import DeltaEngine
 from ckpt_transport.update.element_maps import ElementMaps
 
@@ -93,7 +93,7 @@ class Served:
         taking.take(made.deltas, specs)
         taking.prepare(specs, None)
         for number, (spec, raw) in enumerate(zip(specs, raws, strict=True)):
-            taking.load(LoadedBucket(number, raw, partial(list, [(spec, 0, 0, raw.numel())])))
+            taking.load(LoadedBucket(number, raw, partial(list, [PlacedBytes(spec, 0, 0, raw.numel())])))
         self.finishing = _seconds(taking.finish)
         return taking
 

@@ -10,7 +10,7 @@ import torch
 from ckpt_transport import LoadedBucket
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning import Extent, Manifest, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Extent, Manifest, PlacedBytes, PlacedTensor, TensorSpec
 
 NEW = "new"
 BUCKET_BYTES = 64 << 20
@@ -55,7 +55,7 @@ class Versions:
         """All of a version, as a transport would bring it."""
         for number, places in enumerate(self._cut()):
             start, end = places[0].offset, places[-1].offset + places[-1].nbytes
-            pieces = [(each.spec, 0, each.offset - start, each.nbytes) for each in places]
+            pieces = [PlacedBytes(each.spec, 0, each.offset - start, each.nbytes) for each in places]
             yield LoadedBucket(number, of.tensor[start:end], partial(list, pieces))
 
     def _cut(self) -> Iterator[list[PlacedTensor]]:

@@ -20,7 +20,7 @@ import typer
 
 from benchmarks._report import Row, report
 from ckpt_transport import LoadedBucket, dtypes
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import PlacedBytes, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import BucketCopyPlans, Replay, record
 
@@ -157,7 +157,7 @@ def measure(
 
 
 def _loaded(number: int, slot: torch.Tensor, bucket: Sequence[tuple[TensorSpec, int]]) -> LoadedBucket:
-    return LoadedBucket(number, slot, lambda: [(spec, 0, start, spec.nbytes) for spec, start in bucket])
+    return LoadedBucket(number, slot, lambda: [PlacedBytes(spec, 0, start, spec.nbytes) for spec, start in bucket])
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:

@@ -17,11 +17,10 @@ from typing import Annotated, NamedTuple
 import typer
 
 from benchmarks._report import Row, report
-from ckpt_transport.checkpoint.index_runs import byte_ranges, chunk
+from ckpt_transport.checkpoint.index_runs import chunk, strided_ranges
 from ckpt_transport.memory import MemoryKind, StridedRange
 from ckpt_transport.planning import (
     EVERYTHING,
-    ByteRange,
     Extent,
     Manifest,
     PlacedTensor,
@@ -80,7 +79,7 @@ def mixture() -> list[Layer]:
     ]
 
 
-def taken(layer: Layer, rank: int, ranks: int) -> list[ByteRange]:
+def taken(layer: Layer, rank: int, ranks: int) -> list[StridedRange]:
     """The bytes of a tensor that one rank of the engine needs."""
     if layer.expert is not None:
         return sliced(layer.spec, None, 0, 1) if layer.expert % ranks == rank else []
@@ -93,12 +92,12 @@ def needs(layers: Sequence[Layer], rank: int, ranks: int) -> Share:
     slices: list[tuple[str, StridedRange]] = []
     for layer in layers:
         parts, spec = taken(layer, rank, ranks), layer.spec
-        if len(parts) <= MOST:
-            ranges += [(spec.name, start, end - start) for start, end in parts]
+        if sum(part.runs for part in parts) <= MOST:
+            runs = ((part.start + run * part.stride, part.nbytes) for part in parts for run in range(part.runs))
+            ranges += ((spec.name, start, nbytes) for start, nbytes in runs)
             continue
         ranges.append((spec.name, 0, spec.nbytes))
-        (start, end), (second, _) = parts[:2]
-        slices.append((spec.name, StridedRange(start, end - start, len(parts), second - start)))
+        slices += ((spec.name, part) for part in parts)
     return Share(digest_of(layer.spec for layer in layers), tuple(ranges), tuple(slices))
 
 
@@ -106,18 +105,18 @@ def rows_of(layers: Sequence[Layer], rank: int, ranks: int) -> Manifest:
     """What a rank of FSDP2 has: a chunk of the rows of each tensor."""
     placed, offset = [], 0
     for spec, *_ in layers:
-        for start, end in sliced(spec, 0, rank, ranks):
-            placed.append(PlacedTensor(spec, 0, offset, end - start, start))
-            offset += end - start
+        for part in sliced(spec, 0, rank, ranks):
+            placed.append(PlacedTensor(spec, 0, offset, part.total, part.start, part.runs, part.stride))
+            offset += part.total
     return Manifest("step-2", (Extent(rank, offset, MemoryKind.SHARED),), tuple(placed))
 
 
-def sliced(spec: TensorSpec, dim: int | None, rank: int, ranks: int) -> list[ByteRange]:
+def sliced(spec: TensorSpec, dim: int | None, rank: int, ranks: int) -> list[StridedRange]:
     """The bytes of one of ``ranks`` equal slices."""
     runs = [[(0, size)] for size in spec.shape]
     if dim is not None:
         runs[dim] = chunk(runs[dim], ranks, rank)
-    return byte_ranges(spec, runs)
+    return strided_ranges(spec, runs)
 
 
 def brought(layers: Sequence[Layer], ranks: int, parallel: int, transport: str) -> Plan:
@@ -141,8 +140,8 @@ def least(layers: Sequence[Layer], ranks: int, parallel: int) -> Iterator[tuple[
         nbytes = 0
         for layer in layers:
             rows = sliced(layer.spec, 0, source, ranks)
-            for start, end in taken(layer, sink, parallel):
-                nbytes += sum(max(min(end, e) - max(start, s), 0) for s, e in rows)
+            for part, own in product(taken(layer, sink, parallel), rows):
+                nbytes += sum(number.total for _, number in own.common(part))
         yield source, ranks + sink, nbytes
 
 

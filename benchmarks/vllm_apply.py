@@ -30,7 +30,7 @@ from benchmarks._report import Row, report
 from benchmarks._vllm_engine import names_of, start
 from benchmarks.fp8_reload import Measured
 from ckpt_transport import Config, LoadedBucket, ParameterServer
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import PlacedBytes, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
@@ -97,7 +97,7 @@ class Applied:
         began = time.perf_counter()
         self.engine.prepare(self._specs, None)
         for number, places in enumerate(self._buckets):
-            self.engine.load(LoadedBucket(number, self._slot, partial(list, places)))
+            self.engine.load(LoadedBucket(number, self._slot, partial(list, [PlacedBytes(*place) for place in places])))
         self.engine.finish()
         _synchronize()
         return time.perf_counter() - began

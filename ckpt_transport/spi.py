@@ -58,6 +58,7 @@ from ckpt_transport.memory import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory import ElementCopy as ElementCopy
 from ckpt_transport.memory import Fence as Fence
 from ckpt_transport.memory import GpuAllocation as GpuAllocation
+from ckpt_transport.memory import HostCopies as HostCopies
 from ckpt_transport.memory import HostRanges as HostRanges
 from ckpt_transport.memory import Landing as Landing
 from ckpt_transport.memory import Launch as Launch
@@ -70,6 +71,7 @@ from ckpt_transport.memory import PageRange as PageRange
 from ckpt_transport.memory import RunPlace as RunPlace
 from ckpt_transport.memory import Runs as Runs
 from ckpt_transport.memory import RunTable as RunTable
+from ckpt_transport.memory import Scratch as Scratch
 from ckpt_transport.memory import Segment as Segment
 from ckpt_transport.memory import SegmentName as SegmentName
 from ckpt_transport.memory import StridedBytes as StridedBytes
@@ -77,6 +79,8 @@ from ckpt_transport.memory import addresses_of as addresses_of
 from ckpt_transport.memory import allocations_of as allocations_of
 from ckpt_transport.memory import copy_bytes as copy_bytes
 from ckpt_transport.memory import copy_each as copy_each
+from ckpt_transport.memory import copy_runs as copy_runs
+from ckpt_transport.memory import copy_views as copy_views
 from ckpt_transport.memory import device_of as device_of
 from ckpt_transport.memory import drain as drain
 from ckpt_transport.memory import fence as fence
@@ -104,6 +108,7 @@ from ckpt_transport.memory import why_not_plain as why_not_plain
 from ckpt_transport.memory.segment import SHM as SHM
 from ckpt_transport.paths import without_nul as without_nul
 from ckpt_transport.planning import Conversion as Conversion
+from ckpt_transport.planning import PlacedBytes as PlacedBytes
 from ckpt_transport.planning import PlacedTensor as PlacedTensor
 from ckpt_transport.planning import Share as Share
 from ckpt_transport.planning import StagingPlace as StagingPlace

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from ckpt_transport import Engine, LoadedBucket, Report, dtypes
 from ckpt_transport.deltas import encode
-from ckpt_transport.planning import Carrier, Delta, DeltaForm, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Carrier, Delta, DeltaForm, PlacedBytes, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.update.delta_engine import DeltaEngine
 from ckpt_transport.update.element_maps import ElementMaps
@@ -113,7 +113,7 @@ def staged_of_sources(
     taking.prepare(specs, None)
     for spec, raw in zip(specs, brought.values(), strict=True):
         for low, high in ((0, spec.nbytes // 2), (spec.nbytes // 2, spec.nbytes)):
-            place = spec, low, 0, high - low
+            place = PlacedBytes(spec, low, 0, high - low)
             taking.load(LoadedBucket(place, raw[low:high], lambda place=place: [place]))  # type: ignore[misc]
     taking.finish()
     return taking

@@ -17,7 +17,7 @@ from ckpt_transport.spi import (
     Fingerprint,
     HostRanges,
     Landing,
-    RunTable,
+    Scratch,
     ServedElements,
     ShadowNeeds,
     StagingArea,
@@ -25,6 +25,7 @@ from ckpt_transport.spi import (
     TensorSnapshot,
     TensorSpec,
     copy_bytes,
+    copy_views,
     dtypes,
     has_copy_tables,
     not_plain,
@@ -32,7 +33,7 @@ from ckpt_transport.spi import (
     refuse_unwritable,
     unwritable,
 )
-from ckpt_transport_torch.landings import Landings
+from ckpt_transport_torch.landings import BucketLanding, Landings, rows_of
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.name_tables import NameTables
 from ckpt_transport_torch.states import state_depends_on
@@ -61,7 +62,7 @@ class TorchEngine(ModuleEngine):
         self._ties: tuple[frozenset[str], ...] = ()
         self._on_one_device = False
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
-        self._landings = Landings()
+        self._landings, self._scratch = Landings(), Scratch()
         self._snapshot: TensorSnapshot | None = None
         self._fingerprint: Fingerprint | None = None
         self._needs: ShadowNeeds | None = None
@@ -112,7 +113,7 @@ class TorchEngine(ModuleEngine):
         if self._is_tabled:
             self._load_by_table(pieces)
         elif len(pieces.runs) == 1 and pieces.raw.is_cpu and not self.unread:
-            self._landing_of(pieces).copy_from(pieces.raw)
+            self._landing_of(pieces).copy(pieces.raw, self._addresses, self._run_of_bytes)
         else:
             self._load_each(pieces)
         return self._reads_end()
@@ -127,25 +128,36 @@ class TorchEngine(ModuleEngine):
         if self.enqueues:
             pieces = pieces.brought(self._double_buffer.stage(pieces.runs))
         with torch.inference_mode():
-            for piece in pieces:
-                raw = self._bytes_of(piece.spec.name)
+            for place in pieces.places():
+                spec, given, raw = place.spec, pieces.bytes_of(place), self._bytes_of(place.spec.name)
                 if raw is None:
-                    self._written[piece.spec.name].copy_(piece.tensor())
-                    continue
-                part = raw if piece.whole else raw[piece.offset : piece.offset + piece.raw.numel()]
-                if part.is_cuda:
-                    part.copy_(piece.raw, non_blocking=True)
+                    self._written[spec.name].copy_(dtypes.as_tensor(given, spec.dtype, spec.shape))
+                elif place.runs > 1:
+                    self._load_rows(rows_of(raw, place), given.view(place.runs, place.nbytes))
+                elif raw.is_cuda:
+                    raw[place.start : place.start + place.nbytes].copy_(given, non_blocking=True)
                 else:
-                    copy_bytes(part, piece.raw)
+                    copy_bytes(raw[place.start : place.start + place.nbytes], given)
+
+    def _load_rows(self, rows: torch.Tensor, given: torch.Tensor) -> None:
+        if rows.is_cpu and given.is_cpu:
+            copy_views([rows], [given])
+        else:
+            rows.copy_(given, non_blocking=True)
 
     def landing(self, pieces: LoadedBucket) -> Landing | None:
         if self._snapshot is None:
             self.confirm()
-        return None if self.unread else Landing.of(self._landing_of(pieces))
+        if self.unread:
+            return None
+        return self._landing_of(pieces).landing(self._addresses, self._run_of_bytes, self._scratch)
 
-    def _landing_of(self, pieces: LoadedBucket) -> RunTable:
+    def landed(self, pieces: LoadedBucket) -> None:
+        self._landing_of(pieces).landed(self._run_of_bytes)
+
+    def _landing_of(self, pieces: LoadedBucket) -> BucketLanding:
         assert self._snapshot is not None, "an update has begun"
-        return self._landings.of(pieces, self._snapshot.fingerprint.names, self._addresses, self._run_of_bytes)
+        return self._landings.of(pieces, self._snapshot.fingerprint.names)
 
     def stage(self) -> None:
         super().stage()

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.spi import Addresses, CopyTable, ElementCopy, StridedBytes, addresses_of, starts_of
+from ckpt_transport.spi import (
+    Addresses,
+    CopyTable,
+    ElementCopy,
+    PlacedBytes,
+    StridedBytes,
+    addresses_of,
+    dtypes,
+    starts_of,
+)
 
 FindBound = Callable[[], Mapping[str, torch.Tensor]]
 """Finds the tensors that a bucket is copied into, by name."""
@@ -76,15 +85,16 @@ class _BucketByName:
     ) -> None:
         self._device = device
         starts = starts_of(bucket.runs)
-        self._rest: list[int] = []
+        self._rest: list[PlacedBytes] = []
         copies: list[ElementCopy] = []
-        for number, (spec, offset, at, nbytes) in enumerate(bucket.places()):
-            tensor = memory[spec.name]
+        for each in bucket.places():
+            name, tensor = each.spec.name, memory[each.spec.name]
             if _is_lazy(tensor):
-                self._rest.append(number)
+                self._rest.append(each)
                 continue
-            run = bisect_right(starts, at) - 1
-            place = ElementCopy(run, numbers[spec.name], at - starts[run], offset, 1, (nbytes,), (1,), (1,))
+            run = bisect_right(starts, each.at) - 1
+            shape, read, written = (each.runs, each.nbytes), (each.nbytes, 1), (each.stride, 1)
+            place = ElementCopy(run, numbers[name], each.at - starts[run], each.start, 1, shape, read, written)
             copies.append(place if tensor.is_contiguous() else _in_form_of(tensor, place))
         self._table = CopyTable(device, StridedBytes.of(copies))
         self._read = Addresses(device, ())
@@ -98,9 +108,9 @@ class _BucketByName:
         if found != self._read.values:
             self._read = Addresses(self._device, found)
         self._table.copy(self._read, written)
-        for number in self._rest:
-            piece = bucket[number]
-            find()[piece.spec.name].copy_(piece.tensor())
+        for place in self._rest:
+            spec = place.spec
+            find()[spec.name].copy_(dtypes.as_tensor(bucket.bytes_of(place), spec.dtype, spec.shape))
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.given import same_tensors
 from ckpt_transport.checkpoint.low_rank import LowRank, Sum
-from ckpt_transport.planning.values.byte_ranges import ByteRange
+from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 
@@ -27,13 +27,13 @@ class GivenTensor(NamedTuple):
 
     spec: TensorSpec
     tensor: torch.Tensor
-    ranges: Sequence[ByteRange]
+    ranges: Sequence[StridedRange]
     replicated: bool
     added: tuple[LowRank, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return sum(end - start for start, end in self.ranges)
+        return sum(part.total for part in self.ranges)
 
     @property
     def cast(self) -> bool:

@@ -13,10 +13,10 @@ from ckpt_transport.checkpoint.copier import spec_of
 from ckpt_transport.checkpoint.dtensors import LocalPart, is_dtensor, local_part
 from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensors
 from ckpt_transport.checkpoint.given_tensor import GivenTensor
-from ckpt_transport.checkpoint.index_runs import byte_ranges
+from ckpt_transport.checkpoint.index_runs import strided_ranges
 from ckpt_transport.checkpoint.shards import TensorShard, check_shard
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning.values.byte_ranges import ByteRange
+from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 
@@ -62,10 +62,10 @@ def _whole(name: str, tensor: torch.Tensor, *, replicated: bool) -> GivenTensor:
 
 
 @lru_cache(maxsize=1 << 16)
-def _described(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[TensorSpec, tuple[ByteRange, ...]]:
+def _described(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[TensorSpec, tuple[StridedRange, ...]]:
     """What a whole tensor declares, and the range of its bytes. Every step of a training run asks for the same."""
     spec = spec_of(name, dtype, shape)
-    return spec, (ByteRange(0, spec.nbytes),)
+    return spec, (StridedRange(0, spec.nbytes),)
 
 
 def _parts(name: str, value: Any) -> Iterator[GivenTensor]:
@@ -120,4 +120,4 @@ def _part(name: str, part: LocalPart, shape: tuple[int, ...], dtype: str = "") -
         )
     if not local.numel() and spec.nbytes:
         return
-    yield GivenTensor(spec, local, byte_ranges(spec, runs), replicated or not spec.nbytes)
+    yield GivenTensor(spec, local, strided_ranges(spec, runs), replicated or not spec.nbytes)

@@ -33,25 +33,28 @@ def lay_out_parts(parts: Sequence[GivenTensor]) -> tuple[list[int], int]:
 
 def _continues(part: GivenTensor, other: GivenTensor) -> bool:
     """Whether a part begins where one ends, so that both are one range of the bytes of a tensor."""
-    return part.ranges[-1].end == other.ranges[0].start and part.spec == other.spec and bool(other.ranges[0].start)
+    last, first = part.ranges[-1], other.ranges[0]
+    joins = last.runs == first.runs == 1 and last.end == first.start > 0
+    return joins and part.spec == other.spec
 
 
 def place(tensors: Sequence[GivenTensor], offsets: Sequence[int], extent: int = 0) -> list[PlacedTensor]:
     """Say where the bytes of these tensors lie in an extent, where each starts at its offset."""
     placed: list[PlacedTensor] = []
     for tensor, offset in zip(tensors, offsets, strict=True):
-        for start, end in tensor.ranges:
-            last = placed[-1] if placed and start else None
+        for part in tensor.ranges:
+            last = placed[-1] if placed and part.start and part.runs == 1 else None
             if (
                 last is not None
-                and last.start + last.nbytes == start
+                and last.runs == 1
+                and last.start + last.nbytes == part.start
                 and last.offset + last.nbytes == offset
                 and last.spec == tensor.spec
             ):
-                placed[-1] = PlacedTensor(tensor.spec, extent, last.offset, last.nbytes + end - start, last.start)
+                placed[-1] = PlacedTensor(tensor.spec, extent, last.offset, last.nbytes + part.nbytes, last.start)
             else:
-                placed.append(PlacedTensor(tensor.spec, extent, offset, end - start, start))
-            offset += end - start
+                placed.append(PlacedTensor(tensor.spec, extent, offset, part.total, part.start, part.runs, part.stride))
+            offset += part.total
     return placed
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import StridedBytes
-from ckpt_transport.planning import PlacedTensor, TensorSpec
+from ckpt_transport.planning import PlacedTensor, TensorSpec, run_by_run
 
 Numbers = npt.NDArray[np.int64]
 FAR = 1 << 62
@@ -53,7 +53,8 @@ def rows_of(
         number, spec = known.get(tensor.spec.name, (-1, None))
         if spec != tensor.spec:
             raise DeltaRefusedError(f"{tensor.spec} is not a tensor of the version that is served")
-        sources.append(number)
+        sources += [number] * tensor.runs
+    placed = list(run_by_run(placed))
     copies = _nested(_single(_there(copies), specs), specs)
     copies = copies.take(np.argsort(copies.source, kind="stable"))
     source = np.array(sources, np.int64)

@@ -112,8 +112,8 @@ def boxes_of(tensors: Sequence[PlacedTensor], shares: Sequence[Share]) -> dict[i
         for name, part in share.reads():
             for tensor in placed.get(name, ()):
                 _check_within(part, tensor)
-                for clipped in part.clip(tensor.start, tensor.start + tensor.nbytes):
-                    found[tensor.extent].append((1 << number, clipped.shifted(tensor.offset - tensor.start)))
+                for _, packed in tensor.part.common(part):
+                    found[tensor.extent].append((1 << number, packed.shifted(tensor.offset)))
     return {extent: _columns(rows) for extent, rows in found.items()}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.memory import Along, MemoryRun, PartialCopy, Runs, part_of
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import PlacedBytes, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
             one plan.
         memory: the bytes of the bucket, read-only; valid as those of its pieces. One tensor, uint8, one-dimensional,
             or runs, each of which holds whole pieces.
-        places: for each piece its tensor, and where it starts in the tensor and in the bucket, and its length, in
-            bytes.
+        places: for each piece, or for many at equal distances in a tensor, where it lies in this and in the bucket.
         stable: see :attr:`LoadedPiece.stable`.
         on_brought: called with what :meth:`brought` is given.
 
@@ -61,7 +60,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
         self,
         key: object,
         memory: torch.Tensor | Runs,
-        places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
+        places: Callable[[], Sequence[PlacedBytes]],
         stable: bool = False,
         on_brought: Callable[[Runs, PartialCopy | None], None] = lambda runs, part: None,
     ) -> None:
@@ -77,9 +76,13 @@ class LoadedBucket(Sequence[LoadedPiece]):
         (run,) = self.runs
         return run.raw
 
-    def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]:
-        """Tensor, offset in the tensor, offset in the bucket and length of each piece."""
+    def places(self) -> Sequence[PlacedBytes]:
+        """Where pieces lie in their tensors, and in the bucket. Pieces that are columns of a matrix are one place."""
         return self._places()
+
+    def bytes_of(self, place: PlacedBytes) -> torch.Tensor:
+        """The bytes of one of :meth:`places`: uint8, one-dimensional; read-only, and valid as those of a piece."""
+        return part_of(self.runs, place.at, place.total)
 
     def brought(self, runs: Runs, part: PartialCopy | None = None) -> LoadedBucket:
         """The same pieces in other memory, which holds the same bytes until the next bucket is brought.
@@ -96,8 +99,9 @@ class LoadedBucket(Sequence[LoadedPiece]):
     def _made(self) -> list[LoadedPiece]:
         if self._pieces is None:
             self._pieces = [
-                LoadedPiece(spec, offset, part_of(self.runs, at, nbytes), self.stable)
-                for spec, offset, at, nbytes in self._places()
+                LoadedPiece(each.spec, each.start, part_of(self.runs, each.at, each.nbytes), self.stable)
+                for place in self._places()
+                for each in place.each()
             ]
         return self._pieces
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, StridedRange
-from ckpt_transport.planning.values.column_order import ColumnPart
+from ckpt_transport.planning.values.block_order import ColumnPart
 from ckpt_transport.planning.values.manifest import Manifest
 
 ROWS_BYTES = 4 << 20

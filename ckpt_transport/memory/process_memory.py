@@ -85,9 +85,8 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
         """Read the nonce, and of the copies as much as the kernel does at once; return what is left of them."""
         nonce = ctypes.create_string_buffer(NONCE_BYTES)
         here = _vectors(ctypes.addressof(nonce), copies.targets, copies.sizes)
-        there = _vectors(self.address, copies.sources, copies.sizes)
-        count = len(here)
-        done = libc().process_vm_readv(self.pid, here.ctypes.data, count, there.ctypes.data, count, 0)
+        there = _vectors(self.address, *_joined(copies.sources, copies.sizes))
+        done = libc().process_vm_readv(self.pid, here.ctypes.data, len(here), there.ctypes.data, len(there), 0)
         if done < 0:
             raise self._failure(ctypes.get_errno())
         if nonce.raw != self.nonce:
@@ -110,6 +109,14 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
             reason += "; a filter of system calls or a security module may forbid process_vm_readv"
             _refused.append(reason)
         return TransferError(reason)
+
+
+def _joined(addresses: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
+    """The same runs, of which those that lie one behind the other are one: the kernel looks each up by itself."""
+    if not len(sizes):
+        return addresses, sizes
+    first = np.append(True, addresses[1:] != addresses[:-1] + sizes[:-1]).nonzero()[0]
+    return addresses[first], np.add.reduceat(sizes, first)
 
 
 def _vectors(nonce: int, addresses: Numbers, sizes: Numbers) -> Numbers:

@@ -8,11 +8,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple, overload
 
-import numpy as np
 import torch
-
-from ckpt_transport.memory.copy import copy_runs
-from ckpt_transport.memory.host_copies import HostCopies
 
 
 class MemoryRun(NamedTuple):
@@ -70,11 +66,6 @@ class RunTable(PlacedRuns):
         self, starts: Sequence[int], addresses: Sequence[int], sizes: Sequence[int], views: Sequence[torch.Tensor]
     ) -> None:
         self.starts, self.addresses, self.sizes, self.views = tuple(starts), tuple(addresses), sizes, views
-
-    def copy_from(self, raw: torch.Tensor) -> None:
-        """Copy a bucket that lies in one run of host memory, ``raw``, to where these are, on the host as well."""
-        targets, starts, sizes = (np.array(each, np.int64) for each in (self.addresses, self.starts, self.sizes))
-        copy_runs(HostCopies(targets, starts + raw.data_ptr(), sizes))
 
     def __len__(self) -> int:
         return len(self.starts)

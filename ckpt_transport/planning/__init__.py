@@ -29,6 +29,8 @@ from ckpt_transport.planning.values.manifest import Manifest as Manifest
 from ckpt_transport.planning.values.manifest import PlacedTensor as PlacedTensor
 from ckpt_transport.planning.values.manifest import TensorRange as TensorRange
 from ckpt_transport.planning.values.manifest import TensorSpec as TensorSpec
+from ckpt_transport.planning.values.manifest import run_by_run as run_by_run
+from ckpt_transport.planning.values.placed_bytes import PlacedBytes as PlacedBytes
 from ckpt_transport.planning.values.plan import IN_PLACE as IN_PLACE
 from ckpt_transport.planning.values.plan import Bucket as Bucket
 from ckpt_transport.planning.values.plan import Piece as Piece

@@ -1,4 +1,4 @@
-"""What sinks cut by columns is sent by columns: a plan of such a version is about tensors in column order.
+"""What sinks cut by columns is sent by columns: a plan of such a version is about tensors in the order of their blocks.
 
 Their bytes are gathered at the sources, a bucket at a time. That is for transports that carry bytes; who maps memory
 reads slices where they lie.
@@ -7,14 +7,15 @@ reads slices where they lie.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
 from ckpt_transport.memory import CONTIGUOUS, MemoryKind, StridedRange
 from ckpt_transport.planning.links import Links
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
+from ckpt_transport.planning.values.block_order import BlockOrder, ColumnPart
 from ckpt_transport.planning.values.manifest import Extent, Manifest, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.share import Share
 from ckpt_transport.planning.values.topology import EVERYTHING, Topology
@@ -25,66 +26,78 @@ MOST_BLOCKS = 64
 
 
 def by_columns(manifest: Manifest, topology: Topology) -> tuple[Manifest, Topology] | None:
-    """The same version and fleet, with tensors that are cut by columns in column order.
+    """The same version and fleet, with tensors that sinks cut by columns in the order of these columns.
 
     Returns: None where there are none, or a sink takes everything, of which it would get each row in parts.
     """
     numbers = {topology.participants[rank].share for rank in topology.sinks}
     if EVERYTHING in numbers or topology.whole_tensors or manifest.present or manifest.deltas:
         return None
-    orders = _orders(manifest.specs, [topology.shares[number] for number in sorted(numbers)])
-    if not orders:
+    shares = [topology.shares[number] for number in sorted(numbers)]
+    finer = _finer(manifest.specs, {order.name: order for order in manifest.ordered}, shares)
+    if not finer:
         return None
-    in_order = tuple(share.in_order(orders.values()) for share in topology.shares)
-    return _in_order(manifest, orders), msgspec.structs.replace(topology, shares=in_order)
+    made = _in_order(manifest, finer)
+    return made, topology.in_order(made.ordered)
 
 
-def _orders(specs: dict[str, TensorSpec], shares: Sequence[Share]) -> dict[str, ColumnOrder]:
+def _finer(
+    specs: Mapping[str, TensorSpec], known: Mapping[str, BlockOrder], shares: Sequence[Share]
+) -> dict[str, BlockOrder]:
+    """Of tensors that are cut by columns the blocks of which each share takes some."""
     cut = {name for share in shares for name, _ in share.slices}
     read: defaultdict[str, list[StridedRange]] = defaultdict(list)
     for share in shares if cut else ():
         for name, part in share.reads():
             if name in cut:
                 read[name].append(part)
-    found = {name: _order(specs[name], read[name]) for name in sorted(cut) if name in specs}
-    return {name: order for name, order in found.items() if order is not None}
+    found: dict[str, BlockOrder] = {}
+    for name in sorted(cut & specs.keys()):
+        whole = StridedRange(0, specs[name].nbytes)
+        held = known[name].blocks if name in known else (whole,)
+        strides = {part.stride for part in read[name] if part.runs > 1}
+        if len(strides | {block.stride for block in held if block.runs > 1}) != 1:
+            continue
+        columns = _columns(whole, read[name], *strides)
+        blocks = tuple(part for block in held for column in columns for part, _ in block.common(column))
+        if blocks and blocks != tuple(held) and len(blocks) <= max(MOST_BLOCKS, len(held)):
+            found[name] = BlockOrder(name, blocks)
+    return found
 
 
-def _order(spec: TensorSpec, parts: Sequence[StridedRange]) -> ColumnOrder | None:
-    """Where a tensor is to be cut so that each part is of whole blocks; None where its parts are not alike."""
-    strides = {part.stride for part in parts if part.runs > 1}
-    if len(strides) != 1:
-        return None
-    (size,) = strides
+def _columns(whole: StridedRange, parts: Sequence[StridedRange], size: int) -> Sequence[StridedRange]:
+    """The columns of rows of ``size`` bytes of which each part has all or none; none if that cannot be."""
     edges = {0, size}
     for part in parts:
         column = part.start % size
         if part.runs == 1 and not column and not part.nbytes % size:
             continue
         if column + part.nbytes > size:
-            return None
+            return ()
         edges.update((column, column + part.nbytes))
-    if spec.nbytes % size or len(edges) > MOST_BLOCKS + 1:
-        return None
-    return ColumnOrder(spec.name, spec.nbytes // size, tuple(sorted(edges)))
+    if whole.nbytes % size or len(edges) > MOST_BLOCKS + 1:
+        return ()
+    rows = whole.nbytes // size
+    return [StridedRange.of(low, high - low, rows, size) for low, high in pairwise(sorted(edges))]
 
 
-def _in_order(manifest: Manifest, orders: dict[str, ColumnOrder]) -> Manifest:
-    """The manifest with an extent more for each owner, in which its tensors lie in column order."""
+def _in_order(manifest: Manifest, finer: dict[str, BlockOrder]) -> Manifest:
+    """The manifest with an extent more for each owner, in which its tensors lie in the order of these blocks."""
+    known = {order.name: order for order in manifest.ordered}
     tensors: list[PlacedTensor] = []
     columns: list[ColumnPart] = []
     ends: dict[int, int] = {}
     numbers: dict[int, int] = {}
     for tensor in manifest.tensors:
-        order = orders.get(tensor.spec.name)
+        order = finer.get(tensor.spec.name)
         if order is None or not tensor.nbytes:
             tensors.append(tensor)
             continue
         owner = manifest.extents[tensor.extent].owner
         extent = numbers.setdefault(owner, len(manifest.extents) + len(numbers))
-        for number, part in order.blocks(StridedRange(tensor.start, tensor.nbytes)):
+        for number, part in _blocks(tensor, known.get(tensor.spec.name), order):
             offset = ends.get(owner, 0)
-            columns.append(ColumnPart(extent, offset, tensor.extent, part.shifted(tensor.offset - tensor.start)))
+            columns.append(ColumnPart(extent, offset, tensor.extent, part))
             tensors.append(PlacedTensor(tensor.spec, extent, offset, part.total, number))
             ends[owner] = align_up(offset + part.total)
     extents = (Extent(owner, ends[owner], MemoryKind.SCATTERED) for owner in numbers)
@@ -92,9 +105,20 @@ def _in_order(manifest: Manifest, orders: dict[str, ColumnOrder]) -> Manifest:
         manifest,
         extents=(*manifest.extents, *extents),
         tensors=tuple(tensors),
-        ordered=tuple(orders.values()),
+        ordered=tuple((known | finer).values()),
         columns=tuple(columns),
     )
+
+
+def _blocks(tensor: PlacedTensor, known: BlockOrder | None, order: BlockOrder) -> Iterator[tuple[int, StridedRange]]:
+    """A placed tensor block by block: the number of the first byte, and where the bytes are in the extent."""
+    offset = tensor.offset
+    held = [StridedRange(tensor.start, tensor.nbytes)] if known is None else known.places(tensor.start, tensor.nbytes)
+    for here in held:
+        for number, part in order.numbers(here):
+            ((_, at),) = here.common(part)
+            yield number.start, at.shifted(offset)
+        offset += here.total
 
 
 def gathering_seconds(manifest: Manifest, topology: Topology, links: Links) -> float:

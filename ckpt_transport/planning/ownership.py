@@ -3,6 +3,9 @@
 A source may hold a tensor whole or ranges of its bytes, as a sharded trainer has them. :func:`spread` puts the version
 together: it finds a byte that nobody holds, refuses one that two hold without saying that theirs are alike, and gives
 every other one owner. Where several may send a range, :mod:`ckpt_transport.planning.assignment` chooses.
+
+Of a tensor that is cut by columns sources hold strided ranges. Its bytes are numbered in the order of these, so that
+what a source holds is one range here, too (:mod:`ckpt_transport.planning.tiles`).
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ckpt_transport.errors import CheckpointError
+from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning.assignment import UNITS_PER_HOLDER, Unit, assign
+from ckpt_transport.planning.tiles import ordered
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.values.block_order import BlockOrder
 from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
 from ckpt_transport.planning.values.manifest import (
     Extent,
@@ -29,7 +35,11 @@ from ckpt_transport.planning.values.manifest import (
 
 
 class _Copy(NamedTuple):
-    """Bytes of one tensor where one source has them; ``extent`` counts in the whole version's manifest."""
+    """Bytes of one tensor where one source has them; ``extent`` counts in the whole version's manifest.
+
+    They go from ``start`` to ``end`` in the order in which the version numbers them; ``part`` says where that is in the
+    tensor.
+    """
 
     owner: int
     extent: int
@@ -38,6 +48,7 @@ class _Copy(NamedTuple):
     end: int
     digest: bytes
     replicated: bool
+    part: StridedRange
 
     def at(self, start: int) -> int:
         """Where in its extent that byte of the tensor lies."""
@@ -51,6 +62,14 @@ class _Section(NamedTuple):
     start: int
     end: int
     copies: Sequence[_Copy]
+
+    @property
+    def in_words(self) -> str:
+        """Which bytes of the tensor they are."""
+        part = self.copies[0].part
+        if part.runs == 1:
+            return f"bytes {self.start} to {self.end}"
+        return f"{part.runs:,} runs of {part.nbytes:,} bytes, {part.stride:,} apart, from byte {part.start:,} on"
 
 
 @dataclass(slots=True)
@@ -78,7 +97,15 @@ def spread(
             nobody holds some bytes of one; one is held in parts and may not be cut; or a source holds another version.
     """
     extents, copies, specs = _collect(version, shards)
-    sections = [section for name, spec in specs.items() for section in _sections(spec, copies[name])]
+    orders: list[BlockOrder] = []
+    sections: list[_Section] = []
+    for name, spec in specs.items():
+        own = copies[name]
+        if any(copy.part.runs > 1 for copy in own):
+            order = None if present else ordered(spec, [copy.part for copy in own])
+            own = _run_by_run(own) if order is None else _numbered(own, order)
+            orders += filter(None, [order])
+        sections += _sections(spec, own)
     if whole:
         _check_whole(sections)
     if not present and all(len(section.copies) == 1 for section in sections):
@@ -93,6 +120,7 @@ def spread(
         conversions=conversions_of(shards),
         mappings=tuple(dict.fromkeys(mapping for shard in shards for mapping in shard.mappings)),
         deltas=tuple(delta for shard in shards for delta in shard.deltas),
+        ordered=tuple(orders),
     )
 
 
@@ -110,22 +138,60 @@ def _collect(
         replicated = set(shard.replicated)
         order = sorted(range(len(shard.tensors)), key=lambda n: (shard.tensors[n].extent, shard.tensors[n].offset))
         for number in order:
-            spec, extent, offset, nbytes, start = _fields(shard.tensors[number])
+            tensor = shard.tensors[number]
+            spec, extent, offset, nbytes, start = _fields(tensor)
             digest = shard.digests[number] if shard.digests else b""
             owner = shard.extents[extent].owner
+            _check_part(tensor)
             if (first := specs.setdefault(spec.name, spec)) != spec:
                 other = copies[spec.name][0].owner
                 raise CheckpointError(
                     f"tensor '{spec.name}' is held by source ranks {other} and {owner} and differs: {first} and {spec}"
                 )
             copies[spec.name].append(
-                _Copy(owner, base + extent, offset, start, start + nbytes, digest, spec.name in replicated)
+                _Copy(owner, base + extent, offset, start, start + nbytes, digest, spec.name in replicated, tensor.part)
             )
     return extents, copies, specs
 
 
 def _fields(tensor: PlacedTensor) -> tuple[TensorSpec, int, int, int, int]:
     return tensor.spec, tensor.extent, tensor.offset, tensor.nbytes, tensor.start
+
+
+def _check_part(tensor: PlacedTensor) -> None:
+    """
+    Raises:
+        CheckpointError: these are no bytes of the tensor.
+    """
+    if tensor.runs > 1:
+        part = tensor.part
+        if not 0 < part.nbytes < part.stride or part.total != tensor.nbytes or part.start < 0:
+            raise CheckpointError(f"a source says that it has {tensor.nbytes} bytes of {tensor.spec} as {part}")
+        if part.end > tensor.spec.nbytes:
+            raise CheckpointError(f"a source says that it has bytes up to {part.end} of tensor {tensor.spec}")
+
+
+def _numbered(copies: Sequence[_Copy], order: BlockOrder) -> list[_Copy]:
+    """The same copies, each of which is a block of the order."""
+    firsts = dict(zip(order.blocks, order.starts, strict=True))
+    return [
+        copy._replace(start=firsts[copy.part], end=firsts[copy.part] + copy.part.total)
+        for copy in copies
+        if copy.start < copy.end
+    ]
+
+
+def _run_by_run(copies: Sequence[_Copy]) -> list[_Copy]:
+    """The same copies, each run by itself."""
+    found: list[_Copy] = []
+    for copy in copies:
+        part = copy.part
+        for number in range(part.runs):
+            start = part.start + number * part.stride
+            run = StridedRange(start, part.nbytes)
+            at = copy.offset + number * part.nbytes
+            found.append(copy._replace(offset=at, start=start, end=run.end, part=run))
+    return found
 
 
 def _sections(spec: TensorSpec, copies: Sequence[_Copy]) -> Iterator[_Section]:
@@ -169,7 +235,7 @@ def _one_of_each(spec: TensorSpec, low: int, high: int, copies: Sequence[_Copy])
     for copy in copies:
         for other in (found.get(copy.owner), copies[0]):
             if other is not None and other is not copy and not (other.replicated and copy.replicated):
-                _check_alike(f"bytes {low} to {high} of tensor '{spec.name}'", other, copy)
+                _check_alike(f"{_Section(spec, low, high, [copy]).in_words} of tensor '{spec.name}'", other, copy)
         found.setdefault(copy.owner, copy)
     return tuple(found.values())
 
@@ -192,11 +258,12 @@ def _check_alike(what: str, one: _Copy, other: _Copy) -> None:
 
 
 def _check_whole(sections: Iterable[_Section]) -> None:
-    for spec, start, end, copies in sections:
+    for section in sections:
+        spec, start, end, copies = section
         if end - start != spec.nbytes:
             owners = ", ".join(str(copy.owner) for copy in copies)
             raise CheckpointError(
-                f"a sink's loader takes tensors whole, and source rank {owners} holds only bytes {start} to {end} of "
+                f"a sink's loader takes tensors whole, and source rank {owners} holds only {section.in_words} of "
                 f"{spec}; give full_tensor() of it, on one rank or with replicated=True on all"
             )
 

@@ -47,7 +47,7 @@ def plan(
         raise PlanError("an update needs at least one sink")
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
-    made = _plan(manifest, topology, traits, settings, rates)
+    made = _plan(manifest, topology.in_order(manifest.ordered), traits, settings, rates)
     ordered = by_columns(manifest, topology)
     if ordered is None or not _brings_more_than_needed(made):
         return made

@@ -14,7 +14,7 @@ import torch
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import PartialCopy, starts_of
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import PlacedBytes, TensorSpec
 from ckpt_transport.replay.bucket_table import BucketTable
 from ckpt_transport.replay.bytes_read import bytes_read
 from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
@@ -28,19 +28,34 @@ class UnknownTensorError(RecordingError):
 
 
 class BucketPart(NamedTuple):
-    """Bytes of one tensor in a bucket.
+    """Bytes of one tensor in a bucket: equally long runs of the tensor, one behind the other.
 
     Attributes:
         source: index into the layout's sources.
-        offset: where they start in the tensor, in bytes.
-        at: where they start in the bucket, in bytes.
-        nbytes: how many there are.
+        offset: where the first run starts in the tensor, in bytes.
+        at: where it starts in the bucket, in bytes.
+        nbytes: the length of each.
+        runs: how many there are.
+        stride: how far apart they start in the tensor; of no meaning for one.
     """
 
     source: int
     offset: int
     at: int
     nbytes: int
+    runs: int = 1
+    stride: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many bytes there are in all runs."""
+        return self.nbytes * self.runs
+
+    def each(self) -> Iterator[BucketPart]:
+        """The runs, one by one."""
+        for number in range(self.runs):
+            offset, at = self.offset + number * self.stride, self.at + number * self.nbytes
+            yield BucketPart(self.source, offset, at, self.nbytes)
 
 
 OnDevice = tuple[torch.device, tuple[int, ...]]
@@ -76,19 +91,19 @@ class BucketCopyPlan:
     @cached_property
     def straight(self) -> StraightCopies:
         """What of ``copies`` can be read straight to where it is to be."""
-        return StraightCopies.of(self.copies, [(part.at, part.nbytes) for part in self.direct])
+        return StraightCopies.of(self.copies, [(part.at, part.total) for part in self.direct])
 
     @cached_property
     def passing(self) -> Sequence[tuple[int, int]]:
         """What comes another way where the straight copies are read: where it starts in the bucket, and its bytes."""
         copied = (self.direct[number] for number in self.straight.passing)
-        return sorted((part.at, part.nbytes) for part in (*copied, *self.gathered))
+        return sorted((part.at, part.total) for part in (*copied, *self.gathered))
 
     def part(self, device: torch.device, starts: tuple[int, ...]) -> PartialCopy | None:
         """What ``copies`` read of a bucket whose runs start there; None where all of it is to be brought."""
         key = device, starts
         if key not in self.partial_copies:
-            pieces = [(part.at, part.nbytes) for part in self.direct]
+            pieces = [(part.at, part.total) for part in self.direct]
             parts = bytes_read(self.copies, pieces, starts)
             self.partial_copies[key] = None if parts is None else PartialCopy(device, parts)
         return self.partial_copies[key]
@@ -127,7 +142,7 @@ class BucketCopyPlans:
         plan = self._known.get(bucket.key)
         if plan is None:
             starts = starts_of(bucket.runs)
-            plan = self._known[bucket.key] = self._plan([self._part(*place) for place in bucket.places()], starts)
+            plan = self._known[bucket.key] = self._plan([self._part(place) for place in bucket.places()], starts)
         return plan
 
     def forget_unused(self) -> None:
@@ -145,11 +160,11 @@ class BucketCopyPlans:
         """All that is copied of one tensor."""
         return self._copies[source]
 
-    def _part(self, spec: TensorSpec, offset: int, at: int, nbytes: int) -> BucketPart:
-        number, known = self._index.get(spec.name, (-1, None))
-        if known != spec:
-            raise UnknownTensorError(f"{spec} comes, which the version was not said to have")
-        return BucketPart(number, offset, at, nbytes)
+    def _part(self, place: PlacedBytes) -> BucketPart:
+        number, known = self._index.get(place.spec.name, (-1, None))
+        if known != place.spec:
+            raise UnknownTensorError(f"{place.spec} comes, which the version was not said to have")
+        return BucketPart(number, place.start, place.at, place.nbytes, place.runs, place.stride)
 
     def _plan(self, parts: Sequence[BucketPart], starts: Sequence[int]) -> BucketCopyPlan:
         """What is done with these parts, in memory whose runs start there: no copy reads out of two of them."""
@@ -161,11 +176,12 @@ class BucketCopyPlans:
             if part.source in self._refused:
                 loaded.append(part)
             elif part.source in self._together or self._cuts_an_element(part):
-                gathered.append(part)
+                gathered += part.each()
             else:
                 direct.append(part)
-        for alike in _in_rows(direct):
-            for copy in self._copies_of_rows(alike):
+        direct = list(_in_rows(direct))
+        for part in direct:
+            for copy in self._copies_of_part(part):
                 copies[bisect_right(starts, copy.read)].append(copy)
         merged = tuple(copy for run in sorted(copies) for copy in merge(copies[run]))
         copied: Counter[int] = Counter()
@@ -177,48 +193,50 @@ class BucketCopyPlans:
             targets.update(self._together.get(part.source, ()))
         return BucketCopyPlan(merged, tuple(direct), tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
 
-    def _copies_of_rows(self, parts: Sequence[BucketPart]) -> Iterator[StridedCopy]:
-        """What is copied of parts that follow one another as rows of columns do; of one part, what is copied of it."""
-        first = parts[0]
-        if first.nbytes == self.layout.sources[first.source].nbytes:
-            yield from (_strided(copy, first.at - first.offset) for copy in self._copies[first.source])
+    def _copies_of_part(self, part: BucketPart) -> Iterator[StridedCopy]:
+        """What is copied of a part."""
+        source, offset, at, nbytes, runs, stride = part
+        if nbytes == self.layout.sources[source].nbytes:
+            yield from (_strided(copy, at - offset) for copy in self._copies[source])
             return
-        for copy in self._copies[first.source]:
+        for copy in self._copies[source]:
             found = None
-            if len(parts) > 1:
-                stride = parts[1].offset - first.offset
-                rows = PackedRows(first.offset, first.at, first.nbytes, len(parts), stride)
-                found = out_of_rows(_strided(copy, 0), rows)
+            if runs > 1:
+                found = out_of_rows(_strided(copy, 0), PackedRows(offset, at, nbytes, runs, stride))
             if found is None:
-                each = ((part, _strided(copy, part.at - part.offset)) for part in parts)
-                found = [piece for part, placed in each for piece in clip(placed, part.at, part.at + part.nbytes)]
+                each = ((run, _strided(copy, run.at - run.offset)) for run in part.each())
+                found = [piece for run, placed in each for piece in clip(placed, run.at, run.at + run.nbytes)]
             yield from found
 
     def _cuts_an_element(self, part: BucketPart) -> bool:
         """Whether the part begins or ends within an element. Then all parts of that tensor do: see ``bucketing``."""
         size = max((copy.read.itemsize for copy in self._copies[part.source]), default=1)
         return part.nbytes != self.layout.sources[part.source].nbytes and bool(
-            part.offset % size or (part.offset + part.nbytes) % size
+            part.offset % size or (part.offset + part.nbytes) % size or part.stride % size
         )
 
 
-def _in_rows(parts: Sequence[BucketPart]) -> Iterator[list[BucketPart]]:
-    """The same parts, together where they are equally long, packed, and at equal distances in one tensor."""
-    alike: list[BucketPart] = []
+def _in_rows(parts: Sequence[BucketPart]) -> Iterator[BucketPart]:
+    """The same parts; runs that follow one another as rows of columns do are one."""
+    last: BucketPart | None = None
     for part in parts:
-        if alike and not _goes_on(alike, part):
-            yield alike
-            alike = []
-        alike.append(part)
-    if alike:
-        yield alike
+        if last is not None and _goes_on(last, part):
+            stride = part.offset - last.offset if last.runs == 1 else last.stride
+            last = last._replace(runs=last.runs + 1, stride=stride)
+            continue
+        if last is not None:
+            yield last
+        last = part
+    if last is not None:
+        yield last
 
 
-def _goes_on(alike: Sequence[BucketPart], part: BucketPart) -> bool:
-    last = alike[-1]
-    stride = part.offset - last.offset
-    packed = part.source == last.source and part.nbytes == last.nbytes and part.at == last.at + last.nbytes
-    return packed and stride > last.nbytes and (len(alike) == 1 or stride == last.offset - alike[-2].offset)
+def _goes_on(last: BucketPart, part: BucketPart) -> bool:
+    """Whether a run is packed behind another part of the same tensor, and is the next one at its distance."""
+    if part.runs > 1 or (part.source, part.nbytes, part.at) != (last.source, last.nbytes, last.at + last.total):
+        return False
+    stride = part.offset - last.offset if last.runs == 1 else last.stride
+    return stride > last.nbytes and part.offset == last.offset + last.runs * stride
 
 
 def _strided(copy: Copy, at: int) -> StridedCopy:

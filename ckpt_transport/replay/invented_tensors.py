@@ -9,12 +9,11 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.engine import LoadedBucket
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import PlacedBytes, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 
 SEED = 3
 WORD = torch.int64
-Place = tuple[TensorSpec, int, int, int]
 
 
 class InventedTensors:
@@ -40,27 +39,27 @@ class InventedTensors:
         for number, places in enumerate(self._buckets):
             yield LoadedBucket(number, self._invented(places, generator), partial(list, places))
 
-    def _invented(self, places: Sequence[Place], generator: torch.Generator) -> torch.Tensor:
+    def _invented(self, places: Sequence[PlacedBytes], generator: torch.Generator) -> torch.Tensor:
         words = torch.empty(_end_of(places) // WORD.itemsize, dtype=WORD, device=self._device)
         raw = words.random_(torch.iinfo(WORD).min, None, generator=generator).view(torch.uint8)
-        for spec, _, at, nbytes in places:
+        for spec, _, at, nbytes, *_ in places:
             _make_finite(raw[at : at + nbytes], spec.dtype)
         return raw
 
 
-def _cut(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[list[Place]]:
-    buckets: list[list[Place]] = []
+def _cut(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[list[PlacedBytes]]:
+    buckets: list[list[PlacedBytes]] = []
     for spec in specs:
         at = _end_of(buckets[-1]) if buckets else 0
         if not buckets or at + spec.nbytes > bucket_bytes:
             buckets.append([])
             at = 0
-        buckets[-1].append((spec, 0, at, spec.nbytes))
+        buckets[-1].append(PlacedBytes(spec, 0, at, spec.nbytes))
     return buckets
 
 
-def _end_of(places: Sequence[Place]) -> int:
-    return align_up(places[-1][2] + places[-1][3]) if places else 0
+def _end_of(places: Sequence[PlacedBytes]) -> int:
+    return align_up(places[-1].at + places[-1].nbytes) if places else 0
 
 
 def _make_finite(raw: torch.Tensor, dtype: str) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ckpt_transport.planning import Bucket, ByteRangeSet, Plan, Share, TensorSpec
+from collections import defaultdict
+
+import numpy as np
+
+from ckpt_transport.memory.byte_ranges import EqualRanges, union
+from ckpt_transport.planning import Bucket, ByteRangeSet, PlacedBytes, Plan, Share
 
 
 class ReceivedBytes:
@@ -22,23 +27,27 @@ class ReceivedBytes:
         """The engine was given this bucket in the round that runs."""
         self._given.append(bucket)
 
-    def lacking(self, plan: Plan, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
-        """What no earlier round has brought of a bucket: tensor, first byte, where in the bucket, and length."""
-        found = []
-        for spec, start, at, nbytes in (place for piece in bucket.pieces for place in plan.places(piece)):
-            if not self.has:
-                found.append((spec, start, at, nbytes))
-                continue
-            for low, high in self.has.missing(spec.name, start, nbytes):
-                found.append((spec, low, at + low - start, high - low))
-        return found
+    def lacking(self, plan: Plan, bucket: Bucket) -> list[PlacedBytes]:
+        """What no earlier round has brought of a bucket."""
+        places = [place for piece in bucket.pieces for place in plan.places(piece)]
+        if not self.has:
+            return places
+        return [
+            PlacedBytes(run.spec, low, run.at + low - run.start, high - low)
+            for place in places
+            for run in place.each()
+            for low, high in self.has.missing(run.spec.name, run.start, run.nbytes)
+        ]
 
     def end_round(self, plan: Plan) -> bool:
         """Add what the round of ``plan`` has brought; return whether the engine has everything now."""
-        for bucket in self._given:
-            for piece in bucket.pieces:
-                for spec, start, _, nbytes in plan.places(piece):
-                    self.has.add(spec.name, start, nbytes)
+        runs: defaultdict[str, list[EqualRanges]] = defaultdict(list)
+        for place in (place for bucket in self._given for piece in bucket.pieces for place in plan.places(piece)):
+            starts = place.start + np.arange(place.runs, dtype=np.int64) * place.stride
+            runs[place.spec.name].append(EqualRanges(starts, place.nbytes))
+        for name, found in runs.items():
+            for start, end in zip(*(side.tolist() for side in union(found)), strict=True):
+                self.has.add(name, start, end - start)
         self._given.clear()
         if self.needed is not None:
             self._add_unneeded(plan, ByteRangeSet(self.needed.ranges))

@@ -17,7 +17,7 @@ import torch
 
 from ckpt_transport.checkpoint.digests import DIGEST_BYTES
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.memory import Backing, usable_cores
+from ckpt_transport.memory import Backing, StridedRange, usable_cores
 from ckpt_transport.planning import Manifest, PlacedTensor
 from ckpt_transport.update import messages as m
 
@@ -38,8 +38,8 @@ class Ties:
     def __init__(self, joins: Sequence[m.Join], version: Manifest) -> None:
         self._groups: dict[tuple[str, ...], str] = {}
         """Tied names, and a sink where they are tied."""
-        self._known: defaultdict[str, dict[tuple[int, int], bytes]] = defaultdict(dict)
-        """Of each name, the digests of its parts, by their first byte and length."""
+        self._known: defaultdict[str, dict[StridedRange, bytes]] = defaultdict(dict)
+        """Of each name, the digests of its parts."""
         self._asked: defaultdict[int, list[PlacedTensor]] = defaultdict(list)
         if not any(join.ties for join in joins):
             return
@@ -63,13 +63,13 @@ class Ties:
 
     def _find(self, names: set[str], manifests: Mapping[int, Manifest]) -> None:
         """For each part of each name the digest, or somebody who has its bytes."""
-        found: set[tuple[str, int, int]] = set()
+        found: set[tuple[str, StridedRange]] = set()
         for rank, manifest in manifests.items():
             for number, tensor in enumerate(manifest.tensors if names else ()):
-                name, part = tensor.spec.name, (tensor.start, tensor.nbytes)
-                if name not in names or (name, *part) in found:
+                name, part = tensor.spec.name, tensor.part
+                if name not in names or (name, part) in found:
                     continue
-                found.add((name, *part))
+                found.add((name, part))
                 if manifest.digests:
                     self._known[name][part] = manifest.digests[number]
                 else:
@@ -92,7 +92,7 @@ class Ties:
         found = {name: dict(parts) for name, parts in self._known.items()}
         for rank, asked in self._asked.items():
             for tensor, digest in zip(asked, answers[rank], strict=True):
-                found.setdefault(tensor.spec.name, {})[tensor.start, tensor.nbytes] = digest
+                found.setdefault(tensor.spec.name, {})[tensor.part] = digest
         for group, label in self._groups.items():
             for name in group[1:]:
                 if found[name] != found[group[0]]:

@@ -14,7 +14,7 @@ import torch
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import MemoryRun
-from ckpt_transport.planning import Carrier, Delta, DeltaForm, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Carrier, Delta, DeltaForm, PlacedBytes, PlacedTensor, TensorSpec, run_by_run
 
 ALIGNMENT = 64
 
@@ -104,7 +104,8 @@ class WholeTensors:
         sizes = [-(-raw[name].numel() // ALIGNMENT) * ALIGNMENT for name in names]
         starts = dict(zip(names, accumulate(sizes, initial=0), strict=False))
         places = tuple(
-            (spec, piece.start, starts[piece.carrier] + piece.at, piece.nbytes) for spec, piece in self.pieces
+            PlacedBytes(spec, piece.start, starts[piece.carrier] + piece.at, piece.nbytes)
+            for spec, piece in self.pieces
         )
         runs = tuple(MemoryRun(starts[name], raw[name]) for name in names)
         return LoadedBucket(("taken whole", places), runs, lambda: places, stable=True)
@@ -125,7 +126,9 @@ def _bytes(piece: _Piece, raw: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 def _brought(delta: Delta, mine: Collection[str]) -> Iterator[tuple[Carrier, list[PlacedTensor]]]:
     """Carriers that come, each with the tensors that lie in its range."""
-    tensors = sorted(filter(lambda each: each.nbytes, delta.tensors), key=lambda each: (each.extent, each.offset))
+    tensors = sorted(
+        filter(lambda each: each.nbytes, run_by_run(delta.tensors)), key=lambda each: (each.extent, each.offset)
+    )
     places = [(each.extent, each.offset) for each in tensors]
     ends = list(accumulate(((each.extent, each.offset + each.nbytes) for each in tensors), max))
     for carrier in delta.carriers:

@@ -15,9 +15,10 @@ from ckpt_transport.planning.values.plan import COLUMNS, PLAIN
 from ckpt_transport.update.plan_cache import PlanCache
 from tests.fuzz.damage import changed, damaged, odd
 from tests.fuzz.fuzzing import fuzz
+from tests.unit.planning.test_block_order import halves
 from tests.unit.worlds import chained, filled
 
-PLANS = [world.plan() for world in (chained(), filled())]
+PLANS = [*(world.plan() for world in (chained(), filled())), halves()]
 TREES = [msgspec.msgpack.decode(msgspec.msgpack.encode(each)) for each in PLANS]
 
 

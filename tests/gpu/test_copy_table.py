@@ -25,6 +25,7 @@ from ckpt_transport.memory import (
 from ckpt_transport.memory.copy_table import _launch_of
 from ckpt_transport.memory.exchange import ByteExchange
 from ckpt_transport.memory.launch import has_kernels
+from ckpt_transport.planning import PlacedBytes
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import specs_of
 
@@ -149,7 +150,7 @@ def test_given_a_thousand_tensors_in_many_runs_then_a_bucket_is_one_launch_and_n
     module = torch.nn.ParameterList(torch.zeros(n % 7 + 1, 33, device=GPU) for n in range(1000)).requires_grad_(False)
     tensors = {name: torch.rand_like(tensor) for name, tensor in module.state_dict().items()}
     runs = [MemoryRun(1024 * n, each.view(-1).view(torch.uint8)) for n, each in enumerate(tensors.values())]
-    places = [(spec, 0, run.at, spec.nbytes) for spec, run in zip(specs_of(tensors), runs, strict=True)]
+    places = [PlacedBytes(spec, 0, run.at, spec.nbytes) for spec, run in zip(specs_of(tensors), runs, strict=True)]
     engine = TorchEngine(module)
 
     def bring() -> None:

@@ -10,6 +10,7 @@ import torch
 from ckpt_transport import LoadedBucket
 from ckpt_transport.memory import DoubleBuffer, MemoryRun, PartialCopy, StridedRange
 from ckpt_transport.memory.double_buffer import LARGEST
+from ckpt_transport.planning import PlacedBytes
 from ckpt_transport.replay import BucketCopyPlans, Replay, record
 from tests.unit.recorded import buckets, specs_of
 
@@ -105,7 +106,7 @@ def test_given_a_recorded_loader_then_it_is_told_what_of_a_bucket_came_to_the_gp
     replay = Replay(plans, {number: module[target.name].data for number, target in enumerate(layout.targets)})
     told: list[tuple[torch.Tensor, PartialCopy]] = []
     for number, (raw, pieces) in enumerate(buckets(tensors, 1 << 20)):
-        places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
+        places = [PlacedBytes(specs[name], offset, at, length) for name, offset, at, length in pieces]
         bucket = LoadedBucket(
             number,
             raw.pin_memory(),

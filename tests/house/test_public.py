@@ -34,26 +34,26 @@ EXPORTED = {
         rules
     """,
     "ckpt_transport.spi": """
-        ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors Claims
-        CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor DistantMemory
-        DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence Fingerprint Fleet
-        GpuAllocation Group Here HostRanges HttpEngine INDEX KnownShadowNeeds Landing Launch Lendable LikenessRecorder
-        LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint MappedPages MemoryKind
-        MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError OneSidedEndpoint
-        OtherProcess Owner OwnerKind PageRange PlacedTensor Poll Progress Publishes RdmaDevice Reach ReadSpan Receipt
-        RecordedLoader RecordedLoading Recording Rehearsal ReleaseRange Replay ReplayedTensors RollsBack RunPlace
-        RunTable Runs SHM ScatteredTensors SeenByPassesError Segment SegmentName ServedElements ShadowNeeds Share Span
-        StagedTensors StagingArea StagingPlace StridedBytes TensorAssembler TensorSnapshot TensorSpec Traits Transfer
-        Transport UNREADABLE Updates Watched WholeModule WritesApart addresses_of align_up allocations_of any_port
-        by_loader_in_words check_readable client_of copy_bytes copy_each describe device_of digest_of_served drain
-        dtypes expected_bandwidth fence fence_on find_allocations fingerprint free_on from_directory given_tensors
-        has_copy_tables host_of inverted_copy is_dtensor is_loopback is_replayed_as_loaded lay_out layer_of
-        let_others_read let_read listen local_part locality_of_cpus locality_of_pci map_pages may_have_devices
-        named_tensors native_module nearest not_plain of_targets on_device open_mailbox page_ranges page_server
-        parse_object place_of places_of prepared previous_version proxy_for rdma_devices reads_in_place record
-        refuse_unwritable release_of required_bytes specs_of starts_of sweep_leftovers this_process ucx_devices
-        uninterrupted unwritable use_device use_huge_pages warm_up why_not_apart why_not_contiguous why_not_plain
-        without_nul
+        ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors
+        Claims CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor
+        DistantMemory DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence
+        Fingerprint Fleet GpuAllocation Group Here HostCopies HostRanges HttpEngine INDEX KnownShadowNeeds Landing
+        Launch Lendable LikenessRecorder LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows
+        MappedEndpoint MappedPages MemoryKind MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions
+        NoRouteError OneSidedEndpoint OtherProcess Owner OwnerKind PageRange PlacedBytes PlacedTensor Poll Progress
+        Publishes RdmaDevice Reach ReadSpan Receipt RecordedLoader RecordedLoading Recording Rehearsal ReleaseRange
+        Replay ReplayedTensors RollsBack RunPlace RunTable Runs SHM ScatteredTensors Scratch SeenByPassesError Segment
+        SegmentName ServedElements ShadowNeeds Share Span StagedTensors StagingArea StagingPlace StridedBytes
+        TensorAssembler TensorSnapshot TensorSpec Traits Transfer Transport UNREADABLE Updates Watched WholeModule
+        WritesApart addresses_of align_up allocations_of any_port by_loader_in_words check_readable client_of
+        copy_bytes copy_each copy_runs copy_views describe device_of digest_of_served drain dtypes expected_bandwidth
+        fence fence_on find_allocations fingerprint free_on from_directory given_tensors has_copy_tables host_of
+        inverted_copy is_dtensor is_loopback is_replayed_as_loaded lay_out layer_of let_others_read let_read listen
+        local_part locality_of_cpus locality_of_pci map_pages may_have_devices named_tensors native_module nearest
+        not_plain of_targets on_device open_mailbox page_ranges page_server parse_object place_of places_of prepared
+        previous_version proxy_for rdma_devices reads_in_place record refuse_unwritable release_of required_bytes
+        specs_of starts_of sweep_leftovers this_process ucx_devices uninterrupted unwritable use_device use_huge_pages
+        warm_up why_not_apart why_not_contiguous why_not_plain without_nul
     """,
     "ckpt_transport_fp8": """
         Target quantized read_target

@@ -14,6 +14,7 @@ import ckpt_transport.replay.replay
 import ckpt_transport_torch.engine
 from ckpt_transport import LoadedBucket
 from ckpt_transport.memory import CopyTable, ExpectedRuns, MemoryRun
+from ckpt_transport.planning import PlacedBytes
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import replays_as_it_loads, specs_of
 from tests.unit.torch_modules import bring, holds, version
@@ -85,7 +86,7 @@ def test_given_a_bucket_in_several_runs_when_they_come_elsewhere_then_they_are_r
             raw = torch.empty(tensor.nbytes + value, dtype=torch.uint8)[value:]
             raw.copy_(tensor.view(-1).view(torch.uint8))
             runs.append(MemoryRun(at, raw))
-            places.append((spec, 0, at, len(raw)))
+            places.append(PlacedBytes(spec, 0, at, len(raw)))
             at += 256
         engine.begin()
         engine.confirm()
@@ -105,19 +106,19 @@ def test_given_buckets_that_are_known_before_they_come_then_their_tables_are_mad
     tensors = version(module, 2)
     places, at = [], 0
     for spec in specs_of(tensors):
-        places.append((spec, 0, at, spec.nbytes))
+        places.append(PlacedBytes(spec, 0, at, spec.nbytes))
         at += 256
-    starts = tuple(start for _, _, start, _ in places)
+    starts = tuple(place.at for place in places)
     engine.begin()
     engine.foresee([LoadedBucket("bucket", ExpectedRuns(starts), lambda: places)])
     made: list[object] = []
     monkeypatch.setattr(ckpt_transport.memory.copy_table, "tiles", lambda *sides: made.append(sides))
     runs = []
-    for (_, _, start, nbytes), tensor in zip(places, tensors.values(), strict=True):
-        raw = torch.empty(nbytes + 8, dtype=torch.uint8)
-        raw = raw[-raw.data_ptr() % 8 :][:nbytes]
+    for place, tensor in zip(places, tensors.values(), strict=True):
+        raw = torch.empty(place.nbytes + 8, dtype=torch.uint8)
+        raw = raw[-raw.data_ptr() % 8 :][: place.nbytes]
         raw.copy_(tensor.contiguous().resolve_conj().view(-1).view(torch.uint8))
-        runs.append(MemoryRun(start, raw))
+        runs.append(MemoryRun(place.at, raw))
     engine.confirm()
     engine.load(LoadedBucket("bucket", runs, lambda: places))
     engine.finish()

@@ -49,26 +49,30 @@ def serving() -> Iterator[tuple[list[Rank], list[str]]]:
         yield modules, [sink.address for sink in sinks]
 
 
-def halves(tensors: dict[str, torch.Tensor], rank: int) -> dict[str, TensorShard]:
-    """Half of the rows of each."""
+def halves(tensors: dict[str, torch.Tensor], rank: int, dim: int) -> dict[str, TensorShard]:
+    """Half of the rows of each, or of the columns where it has any."""
     found = {}
     for name, tensor in tensors.items():
-        part = tensor.chunk(SOURCES)[rank]
-        found[name] = TensorShard(part, tensor.shape, (rank * len(part), *(0 for _ in tensor.shape[1:])))
+        along = min(dim, tensor.dim() - 1)
+        part, offsets = tensor.chunk(SOURCES, along)[rank].contiguous(), [0] * tensor.dim()
+        offsets[along] = rank * part.shape[along]
+        found[name] = TensorShard(part, tensor.shape, offsets)
     return found
 
 
-def run_rank(environ: abc.Mapping[str, str], transport: str, how: str, sinks: list[str], pipe: Connection) -> None:
+def run_rank(
+    environ: abc.Mapping[str, str], transport: str, how: str, dim: int, sinks: list[str], pipe: Connection
+) -> None:
     """A trainer's rank; rank 0 says how many bytes each update brings to each sink.
 
-    The first version, from which ranks record their loaders, is whole on one rank; of others each has half of the rows.
+    The first version, from which ranks record their loaders, is whole on one rank; of others each has a half.
     """
     os.environ.update(environ)
     config = Config.load(transport=transport, bucket_bytes="96KiB", **PATIENT)
     with ParameterServer(config) as server:
         for seed in SEEDS:
             tensors = weights_of(seed) if server.rank == 0 else {}
-            given: Tensors = tensors if seed == SEEDS[0] else halves(weights_of(seed), server.rank)
+            given: Tensors = tensors if seed == SEEDS[0] else halves(weights_of(seed), server.rank, dim)
             getattr(server, how)(f"v{seed}", tensors=given)
             report = server.update(f"v{seed}", sinks if server.rank == 0 else None)
             server.unregister(f"v{seed}")
@@ -76,11 +80,8 @@ def run_rank(environ: abc.Mapping[str, str], transport: str, how: str, sinks: li
             pipe.recv()
 
 
-@pytest.mark.parametrize(
-    ("transport", "how"),
-    [("gloo", "register"), ("gloo", "lend"), pytest.param("nixl", "register", marks=where_available("nixl").marks)],
-)
-def test_given_shards_of_rows_then_ranks_that_cut_columns_are_sent_what_they_need(transport: str, how: str) -> None:
+def brought_by(transport: str, how: str, dim: int) -> list[tuple[dict[int, int], int]]:
+    """Bring some versions to ranks of which each has got what its loader takes; what rank 0 says of each."""
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     known = {"WORLD_SIZE": SOURCES, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
     environ = {name: str(value) for name, value in known.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -88,7 +89,7 @@ def test_given_shards_of_rows_then_ranks_that_cut_columns_are_sent_what_they_nee
         pipes, processes = [], []
         for rank in range(SOURCES):
             ours, theirs = context.Pipe()
-            arguments = {**environ, "RANK": str(rank)}, transport, how, addresses, theirs
+            arguments = {**environ, "RANK": str(rank)}, transport, how, dim, addresses, theirs
             processes.append(context.Process(target=run_rank, args=arguments, daemon=True))
             processes[-1].start()
             pipes.append(ours)
@@ -103,5 +104,23 @@ def test_given_shards_of_rows_then_ranks_that_cut_columns_are_sent_what_they_nee
                 pipe.send("go on")
         for process in processes:
             process.join(DEADLINE)
+    return brought
+
+
+@pytest.mark.parametrize(
+    ("transport", "how"),
+    [("gloo", "register"), ("gloo", "lend"), pytest.param("nixl", "register", marks=where_available("nixl").marks)],
+)
+def test_given_shards_of_rows_then_ranks_that_cut_columns_are_sent_what_they_need(transport: str, how: str) -> None:
+    brought = brought_by(transport, how, 0)
     assert brought[0][1] == 0
     assert brought[1:] == [(dict.fromkeys(range(SOURCES, SOURCES + SIZE), NEEDED), 1)] * 2
+
+
+@pytest.mark.parametrize(("transport", "how"), [("gloo", "register"), ("shm", "register"), ("shm", "lend")])
+def test_given_shards_of_columns_then_ranks_get_what_they_need_however_they_cut(transport: str, how: str) -> None:
+    """Given matrices that each rank of the trainer has by columns, and each rank of the engine by columns or rows."""
+    brought = brought_by(transport, how, 1)
+    matrices = sum(tensor.dim() > 1 for tensor in weights_of(SEEDS[0]).values())
+    assert [ordered for _, ordered in brought] == [0, matrices, matrices]
+    assert all(nbytes >= NEEDED for each, _ in brought[1:] for nbytes in each.values())

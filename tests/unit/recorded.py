@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport import LoadedBucket, dtypes
 from ckpt_transport.memory import DistantMemory, DistantRuns, HostCopies, MemoryRun, Runs, this_process
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import PlacedBytes, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import BucketCopyPlans, Loader, Recording, Replay, record
 
@@ -86,7 +86,7 @@ def replay(
     specs = {spec.name: spec for spec in specs_of(tensors)}
     run = Replay(plans, bound)
     for number, (raw, pieces) in enumerate(buckets(tensors, nbytes)):
-        places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
+        places = [PlacedBytes(specs[name], offset, at, length) for name, offset, at, length in pieces]
         bucket = LoadedBucket(number, lies(raw, pieces), lambda places=places: places)  # type: ignore[misc]
         plan = plans.of(bucket)
         if isinstance(bucket.runs, DistantRuns):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ckpt_transport import LoadedBucket
+from ckpt_transport.planning import PlacedBytes
 from ckpt_transport_torch.module_engine import ModuleEngine
 from tests.unit.recorded import Lies, buckets, specs_of, together
 
@@ -55,7 +56,7 @@ def load(engine: ModuleEngine, tensors: dict[str, torch.Tensor], lies: Lies = to
     """What comes between the moment when forward passes stand still and the end of a run."""
     ((raw, pieces),) = buckets(tensors, 1 << 16)
     specs = {spec.name: spec for spec in specs_of(tensors)}
-    places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
+    places = [PlacedBytes(specs[name], offset, at, length) for name, offset, at, length in pieces]
     engine.load(LoadedBucket("bucket", lies(raw, pieces), lambda: places))
 
 

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from ckpt_transport import LoadedBucket
 from ckpt_transport.errors import UpdateError
 from ckpt_transport.memory import DistantMemory, DistantRuns, this_process
-from ckpt_transport.planning import ByteRangeSet, Share, TensorSpec
+from ckpt_transport.planning import ByteRangeSet, PlacedBytes, Share, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
@@ -61,7 +61,9 @@ def buckets(directory: Path, nbytes: int, device: torch.device, share: Share | N
                 for spec, offset, start, length in places:
                     raw = file.get_tensor(spec.name).reshape(-1).view(torch.uint8)
                     slot[start : start + length].copy_(raw[offset : offset + length])
-                yield LoadedBucket((path.name, number, needed is None), slot, partial(list, places))
+                yield LoadedBucket(
+                    (path.name, number, needed is None), slot, partial(list, [PlacedBytes(*place) for place in places])
+                )
 
 
 def _needed(place: Place, needed: ByteRangeSet | None) -> Iterator[Place]:
@@ -148,7 +150,7 @@ class Updated:
 
     def _have_read(self, bucket: LoadedBucket) -> None:
         """Have the system read a bucket to where the engine wants it, as out of another process."""
-        starts, sizes = zip(*((at, nbytes) for _, _, at, nbytes in bucket.places()), strict=True)
+        starts, sizes = zip(*((at, nbytes) for _, _, at, nbytes, *_ in bucket.places()), strict=True)
         addresses = [bucket.raw.data_ptr() + at for at in starts]
         runs = DistantRuns(DistantMemory(starts, addresses, sizes, this_process().read))
         read = LoadedBucket((bucket.key, "read"), runs, bucket.places)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import attrgetter
+from typing import Annotated
 
 import msgspec
 
 from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
+from ckpt_transport.memory import MemoryKind, StridedRange
+from ckpt_transport.planning.values.block_order import BlockOrder, ColumnPart
 
 _nbytes = lru_cache(maxsize=4096)(dtypes.nbytes)
 """A checkpoint has many tensors of few shapes, and planning and proving ask for the size of each."""
@@ -60,14 +61,16 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor, or a range of its bytes, and where they lie.
+    """A tensor, or some of its bytes, and where they lie, one behind the other.
 
     Attributes:
         spec: name, dtype and shape of the whole tensor.
         extent: index into the manifest's extents.
         offset: of the first byte in that extent.
         nbytes: how many bytes.
-        start: which byte of the tensor is the first.
+        start: which byte of the tensor is the first; in the manifest of a plan its number, where the tensor is ordered.
+        runs: of how many equally long runs of the tensor they are; one in the manifest of a plan.
+        stride: how far apart these start in the tensor; of no meaning for one.
     """
 
     spec: TensorSpec
@@ -75,10 +78,17 @@ class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     nbytes: int
     start: int = 0
+    runs: Annotated[int, msgspec.Meta(ge=1)] = 1
+    stride: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     @property
     def whole(self) -> bool:
         return self.start == 0 and self.nbytes == self.spec.nbytes
+
+    @property
+    def part(self) -> StridedRange:
+        """Which bytes of the tensor they are."""
+        return StridedRange(self.start, self.nbytes // self.runs, self.runs, self.stride)
 
 
 class TensorRange(msgspec.Struct, frozen=True, array_like=True):
@@ -170,7 +180,7 @@ class Manifest(msgspec.Struct, frozen=True):
         replicated: of what one source holds, names of tensors whose bytes are the same at every source that has them.
         mappings: the rules by which sources have made names, types and shapes, in words; of each kind one.
         deltas: of each source what its tensors mean, where they are carriers; none where they are the version's own.
-        ordered: tensors whose bytes the manifest of a plan numbers in column order; the shares of its sinks, too.
+        ordered: tensors whose bytes the manifest of a plan numbers block by block; the shares of its sinks, too.
         columns: where the bytes come from of extents that the plan has made, the last ones, for these.
     """
 
@@ -184,7 +194,7 @@ class Manifest(msgspec.Struct, frozen=True):
     replicated: tuple[str, ...] = ()
     mappings: tuple[str, ...] = ()
     deltas: tuple[Delta, ...] = ()
-    ordered: tuple[ColumnOrder, ...] = ()
+    ordered: tuple[BlockOrder, ...] = ()
     columns: tuple[ColumnPart, ...] = ()
 
     @property
@@ -227,6 +237,24 @@ class Manifest(msgspec.Struct, frozen=True):
         """The position of an extent among those of its owner."""
         owner = self.extents[extent].owner
         return sum(1 for other in self.extents[:extent] if other.owner == owner)
+
+
+def run_by_run(tensors: Iterable[PlacedTensor]) -> Iterator[PlacedTensor]:
+    """The same bytes in single runs, for who knows no others.
+
+    Raises:
+        CheckpointError: there are bytes that their tensor does not have.
+    """
+    for tensor in tensors:
+        if tensor.runs == 1:
+            yield tensor
+            continue
+        spec, extent, offset, part = tensor.spec, tensor.extent, tensor.offset, tensor.part
+        if part.end > spec.nbytes:
+            raise CheckpointError(f"bytes up to {part.end} are said to be of tensor {spec}")
+        for number in range(part.runs):
+            start, at = part.start + number * part.stride, offset + number * part.nbytes
+            yield PlacedTensor(spec, extent, at, part.nbytes, start)
 
 
 def check_version(version: str, shard: Manifest) -> None:

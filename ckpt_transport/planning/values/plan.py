@@ -13,9 +13,10 @@ import msgspec
 from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import PlanError
 from ckpt_transport.memory import APART, no_collections
-from ckpt_transport.planning.values.column_order import ColumnOrder
+from ckpt_transport.planning.values.block_order import BlockOrder
 from ckpt_transport.planning.values.columns import decode, encode
 from ckpt_transport.planning.values.manifest import Manifest, TensorSpec
+from ckpt_transport.planning.values.placed_bytes import PlacedBytes
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
 from ckpt_transport.planning.values.reads import SinkReads
 from ckpt_transport.planning.values.stages import Stage as Stage
@@ -294,17 +295,20 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
                 found[way] += count * nbytes
         return dict(found)
 
-    def places(self, piece: Piece) -> Iterator[tuple[TensorSpec, int, int, int]]:
-        """Where bytes of a piece lie in their tensor, and in the bucket: tensor, first byte, where, and length."""
+    def places(self, piece: Piece) -> Iterator[PlacedBytes]:
+        """Where bytes of a piece lie in their tensor, and in the bucket."""
         tensor, at = self.manifest.tensors[piece.tensor], piece.bucket_offset
         number = tensor.start + piece.tensor_offset
         order = self._orders.get(tensor.spec.name)
-        for start, nbytes in ((number, piece.nbytes),) if order is None else order.runs(number, piece.nbytes):
-            yield tensor.spec, start, at, nbytes
-            at += nbytes
+        if order is None:
+            yield PlacedBytes(tensor.spec, number, at, piece.nbytes)
+            return
+        for start, nbytes, runs, stride in order.places(number, piece.nbytes):
+            yield PlacedBytes(tensor.spec, start, at, nbytes, runs, stride)
+            at += nbytes * runs
 
     @cached_property
-    def _orders(self) -> dict[str, ColumnOrder]:
+    def _orders(self) -> dict[str, BlockOrder]:
         return {order.name: order for order in self.manifest.ordered}
 
     def lies_apart(self, bucket: Bucket) -> bool:

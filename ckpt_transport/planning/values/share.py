@@ -8,9 +8,9 @@ from typing import Self
 
 import msgspec
 
-from ckpt_transport.memory import StridedRange
+from ckpt_transport.memory import StridedRange, joined
+from ckpt_transport.planning.values.block_order import BlockOrder
 from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
-from ckpt_transport.planning.values.column_order import ColumnOrder
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 
@@ -36,16 +36,25 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
             if nbytes and name not in sliced:
                 yield name, StridedRange(start, nbytes)
 
-    def in_order(self, orders: Iterable[ColumnOrder]) -> Share:
-        """The same bytes, where those of some tensors are numbered in column order."""
+    def in_order(self, orders: Iterable[BlockOrder]) -> Share:
+        """The same bytes, where those of some tensors are numbered block by block."""
         known = {order.name: order for order in orders}
         if not known:
             return self
-        found = ByteRangeSet(each for each in self.ranges if each[0] not in known)
+        parts: dict[str, list[StridedRange]] = {}
         for name, part in self.reads():
-            for number, block in known[name].blocks(part) if name in known else ():
-                found.add(name, number, block.total)
-        return Share(self.specs, tuple(found), tuple(each for each in self.slices if each[0] not in known))
+            if name in known:
+                parts.setdefault(name, []).extend(number for number, _ in known[name].numbers(part))
+        found = ByteRangeSet(each for each in self.ranges if each[0] not in known or not each[2])
+        slices = [each for each in self.slices if each[0] not in known]
+        for name, numbers in parts.items():
+            if any(part.runs > 1 for part in numbers):
+                found.add(name, 0, known[name].nbytes)
+                slices += ((name, part) for part in joined(numbers))
+            else:
+                for part in numbers:
+                    found.add(name, part.start, part.nbytes)
+        return Share(self.specs, tuple(found), tuple(slices))
 
     @property
     def nbytes(self) -> int:

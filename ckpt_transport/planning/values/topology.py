@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
 
 from ckpt_transport.errors import PlanError
+from ckpt_transport.planning.values.block_order import BlockOrder
 from ckpt_transport.planning.values.share import Share
 
 NO_LIMIT = 1 << 62
@@ -153,6 +155,12 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
             for participant in self.participants
         )
         return Topology(participants, self.shares)
+
+    def in_order(self, orders: Sequence[BlockOrder]) -> Topology:
+        """This topology for a version of which the bytes of some tensors are numbered block by block."""
+        if not orders or not self.shares:
+            return self
+        return Topology(self.participants, tuple(share.in_order(orders) for share in self.shares))
 
     @cached_property
     def whole_tensors(self) -> bool:

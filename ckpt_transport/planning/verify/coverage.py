@@ -41,6 +41,8 @@ def check_ownership(plan: Plan) -> None:
         known = specs.setdefault(name, spec)
         if known is not spec and known != spec:
             raise CoverageError(f"{name} is {spec} at one place and {known} at another")
+        if isinstance(part, PlacedTensor) and part.runs != 1:
+            raise PlanError(f"{name} lies in {part.runs} runs, which a plan numbers as one")
         if part.start < 0 or part.nbytes < 0:
             raise PlanError(f"a range of {name} begins at {part.start} and is {part.nbytes} bytes long")
         ranges[name].append((part.start, part.nbytes))

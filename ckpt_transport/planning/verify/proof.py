@@ -32,6 +32,7 @@ from ckpt_transport.planning.verify.coverage import Needs, alike, check_ownershi
 from ckpt_transport.planning.verify.flow import Flow
 from ckpt_transport.planning.verify.kept import most_kept
 from ckpt_transport.planning.verify.mapped import check_mapped
+from ckpt_transport.planning.verify.orders import check_orders
 from ckpt_transport.planning.verify.reads import check_reads
 from ckpt_transport.planning.verify.structure import check_structure
 
@@ -46,6 +47,7 @@ def verify(plan: Plan) -> None:
         PlanError: the plan refers to something it does not contain, or is not one that can be run.
     """
     check_structure(plan)
+    check_orders(plan)
     check_ownership(plan)
     check_pieces(plan, enumerate(plan.buckets))
     check_shares(plan)
@@ -62,6 +64,7 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
     if not 0 <= rank < len(plan.topology.participants):
         raise PlanError(f"the plan has no rank {rank}")
     check_structure(plan)
+    check_orders(plan)
     check_ownership(plan)
     mine = frozenset(number for number, receiver_set in enumerate(plan.receiver_sets) if rank in receiver_set)
     owned = {number for number, extent in enumerate(plan.manifest.extents) if extent.owner == rank}

@@ -17,6 +17,7 @@ from ckpt_transport.planning.values.plan import Bucket, Plan
 from ckpt_transport.planning.values.reads import Reads
 from ckpt_transport.planning.values.topology import EVERYTHING
 from ckpt_transport.planning.verify.coverage import alike
+from ckpt_transport.planning.verify.orders import meet
 
 
 def check_reads(plan: Plan, ranks: Iterable[int]) -> None:
@@ -128,8 +129,6 @@ def _check_apart(name: str, parts: list[StridedRange]) -> None:
     for part in sorted(parts):
         reach = [other for other in reach if other.end > part.start]
         for other in reach:
-            behind = (part.start - other.start) % max(other.stride, 1)
-            fits = other.runs > 1 and (part.runs == 1 or part.stride == other.stride)
-            if not fits or behind < other.nbytes or behind + part.nbytes > other.stride:
+            if meet(other, part):
                 raise CoverageError(f"bytes of {name} are needed twice: {other} and {part}")
         reach.append(part)

@@ -17,6 +17,7 @@ from ckpt_transport.checkpoint.rule import Rule
 from ckpt_transport.dtypes import as_tensor
 from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import run_by_run
 
 untyped_rules: Any = rules
 untyped_mapping: Any = Mapping
@@ -26,7 +27,7 @@ untyped_mapping: Any = Mapping
 def of_extents(stored: StoredVersion) -> dict[str, torch.Tensor]:
     """What sinks would get, by name: gathered, and cast, in pieces as buckets are."""
     raw: dict[str, torch.Tensor] = {}
-    for place in stored.manifest.tensors:
+    for place in run_by_run(stored.manifest.tensors):
         whole = raw.setdefault(place.spec.name, torch.zeros(place.spec.nbytes, dtype=torch.uint8))
         half = place.nbytes // 16 * 8
         for start, end in ((0, half), (half, place.nbytes)):
@@ -188,7 +189,7 @@ def test_given_parts_of_tensors_then_rules_make_of_them_what_they_make_of_the_wh
         with Store(rank=rank, world_size=2, pool=MemoryKind.PRIVATE, threads=1) as store:
             given: Tensors = {"w": TensorShard(part, (rows, columns), offsets)}
             stored = store.register("v1", tensors=given, mapping=Mapping.of(*chosen))
-            for place in stored.manifest.tensors:
+            for place in run_by_run(stored.manifest.tensors):
                 stored.extents[0].fill(raw[place.start : place.start + place.nbytes], place.offset)
                 given_bytes += place.nbytes
     expected = whole[:cut].to(torch.bfloat16)

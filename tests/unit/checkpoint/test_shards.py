@@ -19,10 +19,11 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from ckpt_transport import Mapping, TensorShard, rules
 from ckpt_transport.checkpoint import Store, parts_of
 from ckpt_transport.checkpoint.dtensors import runs_of
-from ckpt_transport.checkpoint.index_runs import byte_ranges
+from ckpt_transport.checkpoint.index_runs import strided_ranges
+from ckpt_transport.checkpoint.placing import why_gathered_on_the_host
 from ckpt_transport.errors import CheckpointError, StoreError
-from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Manifest, TensorSpec, spread
+from ckpt_transport.memory import MemoryKind, StridedRange
+from ckpt_transport.planning import Manifest, PlacedTensor, TensorSpec, run_by_run, spread
 
 GiB = 1 << 30
 
@@ -59,7 +60,12 @@ def test_given_placements_on_a_mesh_then_each_rank_has_the_bytes_that_torch_give
     spec = TensorSpec("weight", "U8", tuple(shape))
     for coordinate in itertools.product(*map(range, mesh)):
         runs = runs_of(shape, mesh, coordinate, placements)
-        found = [byte for start, end in byte_ranges(spec, runs) for byte in range(start, end)]
+        found = [
+            part.start + run * part.stride + byte
+            for part in strided_ranges(spec, runs)
+            for run in range(part.runs)
+            for byte in range(part.nbytes)
+        ]
         assert found == cut_by_torch(shape, mesh, coordinate, placements)
 
 
@@ -94,10 +100,9 @@ def test_given_boxes_of_rows_and_columns_then_together_they_are_the_tensor(lend:
         {"w": corners}, {"w": [box(WEIGHT, slice(0, 4), slice(3, 6)), box(WEIGHT, slice(4, 8), slice(0, 3))]}, lend=lend
     )
     made = together(shards)
-    ranges = [(start, start + 12) for start in range(0, 192, 12) if start not in (84, 96)]
-    assert sorted((part.start, part.start + part.nbytes) for part in made.tensors) == sorted([*ranges, (84, 108)]), (
-        "where one box ends and the next one begins is one range"
-    )
+    (order,) = made.ordered
+    assert order.blocks == tuple(StridedRange(start, 12, 4, 24) for start in (0, 12, 96, 108)), "each box is one block"
+    assert sorted((part.start, part.nbytes) for part in made.tensors) == [(start, 48) for start in range(0, 192, 48)]
     assert {made.extents[part.extent].owner for part in made.tensors} == {0, 1}
 
 
@@ -105,7 +110,9 @@ def test_given_a_box_then_its_bytes_are_in_the_pool_where_the_manifest_says() ->
     with Store(world_size=2, pool=MemoryKind.PRIVATE, threads=1) as store:
         stored = store.register("v1", tensors={"w": TensorShard(WEIGHT.T[1:3].T, WEIGHT.shape, (0, 1))})
         pool, whole = stored.buffers[0].tensor, WEIGHT.view(torch.uint8).flatten()
-        for part in stored.manifest.tensors:
+        (placed,) = stored.manifest.tensors
+        assert placed.part == StridedRange(4, 8, 8, 24)
+        for part in run_by_run([placed]):
             here = pool[part.offset : part.offset + part.nbytes]
             assert torch.equal(here, whole[part.start : part.start + part.nbytes])
         assert stored.manifest.nbytes == 8 * 2 * 4
@@ -195,7 +202,10 @@ def test_given_a_sink_that_takes_tensors_whole_then_parts_are_refused_with_the_c
         ),
         (TensorShard(WEIGHT, (8, 6), (0,)), r"'w' has the shape \[8, 6\] at \[0\]"),
         (TensorShard(WEIGHT, (48,), (0, 0)), r"of shape \[48\]"),
-        (TensorShard(torch.empty(1 << 17, 1), (1 << 17, 2), (0, 1)), r"131,072 ranges of its bytes.*dimension 1"),
+        (
+            TensorShard(torch.empty(1 << 17, 1, 1), (1 << 17, 2, 2), (0, 1, 1)),
+            r"131,072 strided ranges of its bytes.*dimensions \[1, 2\]",
+        ),
     ],
     ids=["outside", "few offsets", "other dimensions", "too fine"],
 )
@@ -261,3 +271,15 @@ def test_given_runs_of_a_flattened_tensor_then_their_boxes_hold_each_element_onc
             found[at] += box.tensor
             assert box.tensor.numel() == 0 or box.tensor.data_ptr() >= run.data_ptr(), "nothing is copied"
     assert torch.equal(found, whole)
+
+
+def test_given_columns_that_lie_beside_others_in_each_row_then_they_are_gathered_and_it_is_said_why() -> None:
+    """Given a part that has every other column, then no two of its rows are at one distance of both."""
+    runs = [[(0, 16)], [(0, 1), (2, 3)]]
+    ranges = strided_ranges(TensorSpec("w", "U8", (16, 4)), runs)
+    assert [part.start for part in ranges[:4]] == [0, 2, 4, 6]
+    placed = [
+        PlacedTensor(TensorSpec("w", "U8", (16, 4)), 0, number, 1, part.start) for number, part in enumerate(ranges)
+    ]
+    assert why_gathered_on_the_host(placed, 1).startswith("they are cut into 32 ranges of 1 bytes on average")
+    assert not why_gathered_on_the_host(placed[:3], 1)

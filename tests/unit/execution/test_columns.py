@@ -1,4 +1,4 @@
-"""What sinks cut by columns is planned in column order, gathered at the sources, and put where it belongs."""
+"""What sinks cut by columns is planned in the order of columns, gathered at the sources, and put where it belongs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from ckpt_transport.planning import (
     plan,
     verify,
 )
-from ckpt_transport.planning.values.column_order import ColumnOrder
 from tests.unit.worlds import INVENTED, PLENTY, traits
 
 ITEM = 4
@@ -120,8 +119,9 @@ def carried_out(made: Plan, extents: dict[int, Backing], sink: int, sizes: Seque
         for part in bucket.ranges:
             extents[bucket.extent].fill(slot[part.bucket_offset : part.bucket_offset + part.nbytes], part.offset)
         for piece in bucket.pieces:
-            for spec, start, at, nbytes in made.places(piece):
-                taken[int(spec.name)][start : start + nbytes] = slot[at : at + nbytes]
+            for place in made.places(piece):
+                for spec, start, at, nbytes, *_ in place.each():
+                    taken[int(spec.name)][start : start + nbytes] = slot[at : at + nbytes]
     return taken
 
 
@@ -198,23 +198,3 @@ def test_given_a_network_that_is_faster_than_a_core_then_tensors_are_sent_from_w
     made = plan(manifest, fleet, swift, Settings(transport="read"))
     assert not made.manifest.ordered
     assert all(bucket.fill_slot == IN_PLACE for bucket in made.buckets)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 7), st.lists(st.integers(1, 40), min_size=1, max_size=4), st.data())
-def test_given_any_bytes_then_column_order_leads_to_them_and_back(
-    rows: int, widths: list[int], data: st.DataObject
-) -> None:
-    edges = (0, *(sum(widths[: count + 1]) for count in range(len(widths))))
-    order = ColumnOrder("m", rows, edges)
-    total = rows * edges[-1]
-    start = data.draw(st.integers(0, total - 1))
-    nbytes = data.draw(st.integers(1, total - start))
-    found: list[int] = []
-    for number, part in order.blocks(StridedRange(start, nbytes)):
-        runs = [(part.start + run * part.stride, part.nbytes) for run in range(part.runs)]
-        assert list(order.runs(number, part.total)) == runs
-        found += [first + each for first, length in runs for each in range(length)]
-    assert sorted(found) == list(range(start, start + nbytes))
-    everything = [first + each for first, length in order.runs(0, total) for each in range(length)]
-    assert sorted(everything) == list(range(total))

@@ -37,6 +37,25 @@ def test_given_bounds_then_the_parts_of_a_range_are_the_bytes_between_them(
     assert sum(part.total for part in parts) == len(bytes_of(*parts))
 
 
+@given(strided_ranges(NBYTES), st.integers(0, NBYTES), st.integers(0, NBYTES))
+def test_given_numbers_of_bytes_then_they_lead_to_these_bytes(whole: StridedRange, first: int, end: int) -> None:
+    end = min(end, whole.total)
+    parts = list(whole.numbered(first, end))
+    assert [byte for part in parts for byte in bytes_of(part)] == bytes_of(whole)[first:end]
+    assert len(parts) <= 3
+
+
+@given(strided_ranges(NBYTES), strided_ranges(NBYTES))
+def test_given_two_ranges_then_what_both_have_is_found_once_with_its_numbers(
+    one: StridedRange, other: StridedRange
+) -> None:
+    found, listed = [], bytes_of(one)
+    for part, number in one.common(other):
+        assert [listed[each] for each in bytes_of(number)] == bytes_of(part)
+        found += bytes_of(part)
+    assert sorted(found) == sorted(set(listed).intersection(bytes_of(other)))
+
+
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=9), st.integers(0, 3))
 def test_given_ranges_one_behind_the_other_then_they_become_one_and_no_byte_is_lost(
     lengths: list[int], gap: int

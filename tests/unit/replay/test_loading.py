@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ckpt_transport import LoadedBucket
+from ckpt_transport.planning import PlacedBytes
 from ckpt_transport.replay import ModuleLoading
 from tests.unit.recorded import buckets, specs_of
 
@@ -56,7 +57,7 @@ def arriving(tensors: dict[str, torch.Tensor], shape: str = "plan") -> Iterator[
     names = list(tensors)
     for number, part in enumerate((names[:2], names[2:])):
         ((raw, pieces),) = buckets({name: tensors[name] for name in part}, 1 << 16)
-        places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
+        places = [PlacedBytes(specs[name], offset, at, length) for name, offset, at, length in pieces]
         yield LoadedBucket((shape, number), raw, lambda places=places: places)  # type: ignore[misc]
 
 

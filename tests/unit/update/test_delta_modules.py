@@ -13,7 +13,7 @@ from ckpt_transport import DeltaRefusedError, LoadedBucket, PlanMismatchError
 from ckpt_transport.deltas import HostExchange
 from ckpt_transport.engine import digest_of_elements
 from ckpt_transport.errors import UsageError
-from ckpt_transport.planning import Delta
+from ckpt_transport.planning import Delta, PlacedBytes
 from ckpt_transport.update.delta_engine import DeltaEngine
 from ckpt_transport.update.element_maps import ElementMaps
 from ckpt_transport_torch.loader_engine import LoaderEngine
@@ -36,7 +36,7 @@ def serving(tensors: Tensors) -> tuple[computed.Rank, LoaderEngine]:
     module = computed.rank_of(0)
     engine = LoaderEngine(module, computed.loader(module))
     raw, placed = pool_of(tensors)
-    places = [(each.spec, 0, each.offset, each.nbytes) for each in placed]
+    places = [PlacedBytes(each.spec, 0, each.offset, each.nbytes) for each in placed]
     engine.begin()
     engine.prepare([each.spec for each in placed], None)
     engine.confirm()
@@ -149,7 +149,7 @@ def taken(engine: LoaderEngine, deltas: Iterable[Delta], brought: Tensors) -> An
     taking.take(tuple(deltas), specs)
     taking.prepare(specs, None)
     for spec, raw in zip(specs, brought.values(), strict=True):
-        taking.load(LoadedBucket(spec, raw, lambda spec=spec: [(spec, 0, 0, spec.nbytes)]))  # type: ignore[misc]
+        taking.load(LoadedBucket(spec, raw, lambda spec=spec: [PlacedBytes(spec, 0, 0, spec.nbytes)]))  # type: ignore[misc]
     taking.finish()
     return taking
 

@@ -13,7 +13,7 @@ from ckpt_transport.control import Mailbox
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning import Manifest, Role, Share
-from ckpt_transport.planning.values.column_order import ColumnOrder
+from ckpt_transport.planning.values.block_order import BlockOrder
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.held_shares import ShareEncoder, ShareReader
@@ -84,7 +84,14 @@ def test_given_bytes_that_are_no_share_then_who_says_them_is_refused_and_the_nex
 
 def test_given_a_planned_share_then_an_engine_that_needs_more_or_less_by_now_is_known() -> None:
     plans, own = PlanCache(1 << 20), share()
-    by_columns = Manifest("v", (), (), ordered=(ColumnOrder("columns", 4, (0, 8, 64)),))
+    by_columns = Manifest(
+        "v",
+        (),
+        (),
+        ordered=(
+            BlockOrder("columns", tuple(StridedRange(low, high - low, 4, 64) for low, high in ((0, 8), (8, 64)))),
+        ),
+    )
     for manifest in (Manifest("v", (), ()), by_columns):
         planned = own.in_order(manifest.ordered) if manifest.ordered else share()
         for _ in range(2):
