@@ -32,10 +32,11 @@ class PhaseClock:
         self._phase, self._since = phase, now
 
     def belongs_to(self, phase: str, seconds: float) -> None:
-        """So much of the phase that runs was another one, as far as it has run for so long."""
+        """So much of the phase that runs was another one, as far as it has run for so long; one of no time was none."""
         took = min(max(0.0, seconds), time.monotonic() - self._since)
-        self.phases[phase] = self.phases.get(phase, 0.0) + took
-        self._since += took
+        if took:
+            self.phases[phase] = self.phases.get(phase, 0.0) + took
+            self._since += took
 
     def __enter__(self) -> Self:
         return self
