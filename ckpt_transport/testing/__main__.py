@@ -1,4 +1,4 @@
-"""``python -m ckpt_transport.testing NAME`` or ``MODULE:CLASS``: run the conformance checks, with a line for each."""
+"""``python -m ckpt_transport.testing NAME`` or ``MODULE:CLASS``: run the conformance checks, and sum them up."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for result in report.results:
         if result.explanation:
             print(f"\n{result.explanation}")
-    return 0 if report.ok else 1
+    status = 0 if report.ok else 1
+    print(f"\n{report.summary}; exit status {status}")
+    return status
 
 
 if __name__ == "__main__":

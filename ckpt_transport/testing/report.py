@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
+
+from ckpt_transport.sizes import count
 
 
 class Promise(Protocol):
@@ -70,7 +73,8 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """Says what came of all checks of one subject. It prints as a table, with all explanations after it.
+    """Says what came of all checks of one subject. It prints as a table, with explanations and a
+    summary after it.
 
     Attributes:
         subject: what was checked, as ``transport 'shm'``.
@@ -89,6 +93,14 @@ class ConformanceReport:
         """The names of the checks that did."""
         return tuple(result.check.name for result in self.results if result.verdict is Verdict.FAILED)
 
+    @property
+    def summary(self) -> str:
+        """How many checks passed, failed and were skipped, in a line."""
+        counts = Counter(result.verdict for result in self.results)
+        return f"{count(counts[Verdict.PASSED], 'check')} passed, " + ", ".join(
+            f"{counts[verdict]} {verdict}" for verdict in (Verdict.FAILED, Verdict.SKIPPED)
+        )
+
     def __str__(self) -> str:
         reasons = ["\n" + result.explanation for result in self.results if result.explanation]
-        return "\n".join([self.subject, *map(str, self.results), *reasons])
+        return "\n".join([self.subject, *map(str, self.results), *reasons, f"\n{self.summary}"])

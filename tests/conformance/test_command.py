@@ -27,7 +27,9 @@ def test_given_a_transport_that_keeps_its_promises_then_the_command_ends_with_0(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["tests.conformance.transports:ReadTransport", "--only", "late_sender"]) == 0
-    assert "late_sender" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "late_sender" in said
+    assert said.splitlines()[-1] == "1 check passed, 0 failed, 0 skipped; exit status 0"
 
 
 def test_given_a_probe_that_raises_when_another_check_is_asked_for_then_both_are_reported(
@@ -39,6 +41,7 @@ def test_given_a_probe_that_raises_when_another_check_is_asked_for_then_both_are
     assert "fails the check 'probe_is_cheap'" in said
     assert "probe() raised OSError: no such device" in said
     assert "late_sender" in said
+    assert said.splitlines()[-1].endswith("1 failed, 0 skipped; exit status 1")
 
 
 def test_given_a_transport_that_cannot_run_here_then_it_is_not_checked() -> None:
