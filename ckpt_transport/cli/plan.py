@@ -33,7 +33,7 @@ def plan(
     checkpoint: Checkpoint,
     sources: Annotated[int, typer.Option(min=1, help="Source ranks that share the checkpoint.")] = 1,
     hosts: Annotated[int, typer.Option(min=1, help="Hosts; sources and sinks are spread over them evenly.")] = 1,
-    sinks: Annotated[int, typer.Option(min=1, help="Sinks on each host.")] = 2,
+    sinks: Annotated[int, typer.Option(min=1, help="Sinks on each host: --hosts 4 --sinks 8 are 32.")] = 2,
     version: Annotated[str, typer.Option(help="Name of the version.")] = "next",
     whole_tensors: Annotated[bool, typer.Option(help="The sinks' loader cannot take a tensor in pieces.")] = False,
     transport: Transport = None,
