@@ -49,6 +49,14 @@ class Driven:
         """Make the fleet of them; raises as :func:`make_fleet`."""
         return make_fleet(self.engine, self.endpoints, settings, self.pause, self.draft)
 
+    def sinks(self, settings: Config) -> tuple[str, ...]:
+        """Ask the engines where their sinks are; raises as :meth:`fleet`, and as :meth:`Fleet.sinks`."""
+        fleet = self.fleet(settings)
+        try:
+            return fleet.sinks()
+        finally:
+            fleet.close()
+
 
 def bring(
     settings: Config,
@@ -70,8 +78,11 @@ def bring(
         console = teller.console
         if server.rank == 0:
             _check_before(settings, driven, ranks)
+        sinks = settings.sinks
+        if driven is not None and (server.rank == 0 or mapping == AUTO):
+            sinks = driven.sinks(settings)
         if mapping == AUTO:
-            mapping = find_for(what_is_given(**as_source(checkpoint)), settings.sinks, settings)
+            mapping = find_for(what_is_given(**as_source(checkpoint)), sinks, settings)
             console.print(f"mapping: {mapping}", highlight=False, soft_wrap=True)
         name = version if quantize is None else f"{version} as it was read"
         with progress(console, f"reading {checkpoint.name}") as shown:
@@ -99,10 +110,10 @@ def bring(
 
 
 def _check_before(settings: Config, driven: Driven | None, ranks: Sequence[int] | None) -> None:
-    """Check what can be checked before a checkpoint is read, which may take long.
+    """Check what can be checked before engines are asked, or a checkpoint is read, which may take long.
 
     Raises:
-        ConfigError: no sink or adapter is named that there is, the secret cannot be used or is needed and not there, or
+        ConfigError: no sink is named that there is, the secret cannot be used or is needed and not there, or
             the trace cannot be written.
         PluginError: the transport that is asked for cannot run here.
     """
@@ -110,7 +121,6 @@ def _check_before(settings: Config, driven: Driven | None, ranks: Sequence[int] 
     check_trace(settings)
     if driven is not None:
         check_ways((), settings)
-        driven.fleet(settings).close()
         return
     check_sinks(settings.sinks)
     check_ways(settings.sinks, settings)

@@ -43,7 +43,7 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
         if other != spec:
             raise PlanMismatchError(
                 f"tensor {spec.name} is {other.dtype} {list(other.shape)} in {version} and "
-                f"{spec.dtype} {list(spec.shape)} in {engine.label}{_cast(other, spec, by_mapping)}"
+                f"{spec.dtype} {list(spec.shape)} in {engine.label}{_cast(other, spec, plan)}"
             )
     known = {spec.name for spec in expected}
     more = sorted(name for name in brought if not tied.get(name, frozenset()) & known)
@@ -90,10 +90,13 @@ def _other_names(more: Collection[str], engine: str) -> str:
     )
 
 
-def _cast(brought: TensorSpec, expected: TensorSpec, by_mapping: str) -> str:
+def _cast(brought: TensorSpec, expected: TensorSpec, plan: Plan) -> str:
     """Say the cure where a mapping can cast what is brought to what is expected."""
-    castable = brought.shape == expected.shape and {brought.dtype, expected.dtype} <= set(FLOATS)
-    return f"; cast it, or {by_mapping}" if castable else "; is it a checkpoint of the same model?"
+    if brought.shape != expected.shape or not {brought.dtype, expected.dtype} <= set(FLOATS):
+        return "; is it a checkpoint of the same model?"
+    rule = f'rules.Cast("{expected.dtype}")'
+    how = f"add {rule} to the mapping" if plan.manifest.mappings else f"have a mapping do so: {rule}"
+    return f"; cast it, or {how}, or a rule 'cast' in the file of --mapping"
 
 
 def _extra(names: Collection[str], others: Collection[str]) -> tuple[str, str, str] | None:

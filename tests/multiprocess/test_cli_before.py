@@ -67,12 +67,13 @@ def test_given_a_holder_whose_file_cannot_be_written_then_nothing_is_read(checkp
     assert "reading" not in done.output
 
 
-def test_given_an_engine_that_is_not_there_then_it_is_waited_for_as_long_as_asked(checkpoint: Path) -> None:
+def test_given_an_engine_that_is_not_there_then_it_is_waited_for_and_nothing_is_read(checkpoint: Path) -> None:
     update = ("update", "--checkpoint", checkpoint, "--version", "v2", "--engine", "vllm", "--endpoint", DEAD)
     done = run(*update, "--endpoint-timeout", "0.5")
     assert done.returncode == 1
     assert f"{DEAD} is not healthy after 0.5 s" in done.stderr
     assert "--endpoint-timeout 600" in done.stderr
+    assert "reading" not in done.stdout
 
 
 def test_given_rank_and_world_size_of_another_job_then_arguments_overrule_them(checkpoint: Path) -> None:
