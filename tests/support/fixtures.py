@@ -32,6 +32,12 @@ def nobody_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def rates_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test measures of this machine decides no other test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The transports of the tests, installed here; a folder for the path of other processes."""
     made = make_site(tmp_path / "site")
