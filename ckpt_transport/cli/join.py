@@ -21,6 +21,7 @@ from ckpt_transport.cli.options import (
     SourceRank,
     Trace,
     Transport,
+    Verbose,
     WorldSize,
 )
 
@@ -61,6 +62,7 @@ def join(
     world_size: WorldSize = None,
     trace: Trace = None,
     config: ConfigFile = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring newly started engines to the version that the fleet serves. The others are not touched.
@@ -79,7 +81,7 @@ def join(
     """
     from ckpt_transport.cli.bringing import INCOMPLETE, Driven, bring, run
     from ckpt_transport.cli.last_update import last_update
-    from ckpt_transport.cli.outcome import Json, Words
+    from ckpt_transport.cli.outcome import Json, VerboseWords, Words
     from ckpt_transport.cli.output import after_commit
     from ckpt_transport.config import Config
     from ckpt_transport.service import Joiner
@@ -100,7 +102,7 @@ def join(
     if metas and checkpoint is not None:
         raise OptionsError("the weights come from the holders in --metas, or from --checkpoint, not from both")
     driven = Driven(engine, tuple(endpoint), KEEP, draft=False) if endpoint else None
-    tells = Json if as_json else Words
+    tells = Json if as_json else VerboseWords if verbose else Words
     if metas:
         joiner = Joiner(metas, settings)
         teller = tells()

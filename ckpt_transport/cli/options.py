@@ -122,4 +122,5 @@ WorldSize = Annotated[
     ),
 ]
 Trace = Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")]
+Verbose = Annotated[bool, typer.Option(help="Tell the whole plan, all candidates, and when each stage ran.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -10,11 +10,13 @@ import msgspec
 from rich.text import Text
 
 from ckpt_transport.cli.output import Output
-from ckpt_transport.planning import explain
+from ckpt_transport.planning import explain, summarize
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport.sizes import duration
 from ckpt_transport.update.report import Report
 
+TELLING_SECONDS = 0.05
+"""What is expected of bytes alone says nothing of a shorter run, whose messages and threads take longer than that."""
 MEASURES = "'ckpt-transport transports --measure' measures them"
 
 
@@ -70,15 +72,28 @@ class Words:
             self.console.print(Text.assemble(("problem", "bold red"), f": {problem}"), soft_wrap=True, highlight=False)
 
     def _plan(self, report: Report) -> None:
-        """Tell which bytes went where, and when."""
-        self._line(explain(report.plan, report.pauses))
-        self._line(report.picture(min(self.console.width - 32, 100)))
+        """Tell which bytes went where, and whether that took as long as expected."""
+        self._line(summarize(report.plan, report.pauses))
+        if report.predicted >= TELLING_SECONDS:
+            self._ran(report)
+
+    def _ran(self, report: Report) -> None:
+        """Tell how long the plan ran, and how long it was expected to."""
         took, predicted = duration(report.phases.get("run", 0.0)), duration(report.predicted)
         how = "" if report.plan.prediction.measured else f" of assumed rates ({MEASURES})"
         self._line(f"run took {took}, where {predicted} were expected{how}; {report.slowest_link}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class VerboseWords(Words):
+    """Tells also the whole plan, and when each of its stages ran."""
+
+    def _plan(self, report: Report) -> None:
+        self._line(explain(report.plan, report.pauses))
+        self._line(report.picture(min(self.console.width - 32, 100)))
+        self._ran(report)
 
 
 class Json:

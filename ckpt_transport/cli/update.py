@@ -28,6 +28,7 @@ from ckpt_transport.cli.options import (
     SourceRank,
     Trace,
     Transport,
+    Verbose,
     WorldSize,
     check_for_endpoints,
     check_together,
@@ -72,6 +73,7 @@ def update(
     world_size: WorldSize = None,
     trace: Trace = None,
     config: ConfigFile = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Register a checkpoint and bring it to every sink, everywhere or nowhere.
@@ -87,7 +89,7 @@ def update(
     """
     from ckpt_transport.checkpoint.mapping import Mapping
     from ckpt_transport.cli.bringing import Driven, bring
-    from ckpt_transport.cli.outcome import Json, Words
+    from ckpt_transport.cli.outcome import Json, VerboseWords, Words
     from ckpt_transport.config import Config
     from ckpt_transport.service.auto import AUTO, AnyMapping
 
@@ -115,5 +117,5 @@ def update(
     rules: AnyMapping = None
     if mapping is not None:
         rules = AUTO if mapping == AUTO else Mapping.load(Path(mapping))
-    tells = Json if as_json else Words
+    tells = Json if as_json else VerboseWords if verbose else Words
     bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size, rules, tells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,16 +64,31 @@ class Candidate:
         return predict(moved._replace(buckets=counts[key]) for key, moved in self.moved.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Says which candidates are the cheapest, and why.
+
+    Attributes:
+        name: of their trees.
+        candidates: the scatter by these, where it is cheaper, and the broadcast.
+        notes: what a person wants to know: this one, the next one, and what the first source has and cannot use.
+        others: the same of every other candidate.
+    """
+
+    name: str
+    candidates: Sequence[Candidate]
+    notes: Sequence[str]
+    others: Sequence[str]
+
+
 def choose(
     manifest: Manifest,
     topology: Topology,
     traits: Mapping[str, Traits],
     settings: Settings,
     rates: MeasuredRates,
-) -> tuple[str, list[Candidate], list[str]]:
+) -> Choice:
     """Choose the cheapest candidates.
-
-    Returns: the name of their trees; the scatter by these, where it is cheaper, and the broadcast; and the reasons.
 
     Raises:
         ConfigError: the transport that was asked for does not reach everybody.
@@ -103,12 +118,13 @@ def choose(
         reasons[name] = f"{name}: about {_in_words(candidates[name][0].prediction)}"
     by_time = sorted(candidates, key=lambda name: (candidates[name][0].prediction.seconds, name))
     chosen = by_time[0] if by_time else ""
+    others: list[str] = []
     if settings.transport != AUTO:
         if settings.transport not in candidates:
             no_tree = f"{settings.transport}: {why_no_tree(settings.transport, len(topology.sinks), traits)}"
             own = reasons.pop(settings.transport, no_tree)
-            told = "; ".join([own, *reasons.values()])
-            raise ConfigError(f"transport '{settings.transport}' cannot carry this update; {told}")
+            why = "; ".join([own, *reasons.values()])
+            raise ConfigError(f"transport '{settings.transport}' cannot carry this update; {why}")
         notes = ["chosen by configuration; others were not considered"]
         chosen = settings.transport
     elif not chosen:
@@ -117,7 +133,10 @@ def choose(
         )
     else:
         rejected = [name for name in reasons if name not in candidates]
-        notes = ["chosen as the cheapest by the cost model", *(reasons[name] for name in (*by_time, *rejected))]
+        missed = [name for name in rejected if name in traits and topology.sources[0] in topology.can_use(name)]
+        told = [*by_time[:2], *missed]
+        notes = ["chosen as the cheapest by the cost model", *(reasons[name] for name in told)]
+        others = [reasons[name] for name in (*by_time, *rejected) if name not in told]
     if chosen in narrower:
         notes.append(narrower[chosen])
     hosts = {participant.host for participant in topology.participants} - rates.keys()
@@ -126,7 +145,7 @@ def choose(
             f"links of {count(len(hosts), 'host')} were not measured, so assumed rates count: "
             "'ckpt-transport transports --measure' measures them"
         )
-    return chosen, candidates[chosen], notes
+    return Choice(chosen, candidates[chosen], notes, others)
 
 
 def _in_words(prediction: Prediction) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ckpt_transport.planning.pauses import Pauses
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
@@ -23,51 +23,87 @@ def explain(plan: Plan, pauses: Pauses | None = None) -> str:
         plan: what is done.
         pauses: for how long that is expected to hold requests, where it is known how sinks take it.
     """
-    manifest, topology = plan.manifest, plan.topology
     sizes = [bucket.nbytes for bucket in plan.buckets]
     split = Counter(piece.tensor for bucket in plan.buckets for piece in bucket.pieces)
-    hosts = len({participant.host for participant in topology.participants})
+    kinds = _kinds(plan)
     lines = [
-        f"version   {manifest.version}: {len(manifest.specs):,} tensors, {size(manifest.nbytes)}"
-        + (", what not every sink has yet" if manifest.present else ""),
-        *(f"mapping   {_short(mapping)}" for mapping in manifest.mappings),
-        *(f"computed  {count(len(each.tensors), 'tensor')}: {each.how}" for each in manifest.conversions),
-        f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
-        f"{count(hosts, 'host')}",
+        *_moved(plan),
         f"buckets   {len(sizes):,}, largest {size(max(sizes))}"
         + (f", {sum(1 for n in split.values() if n > 1):,} tensors split" if max(split.values()) > 1 else ""),
+        *_routed(plan),
+        *_kept(plan),
+        "stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]),
+        *_expected(plan, pauses),
+        f"digest    {plan.digest[:16]}",
+        *_listed("why", plan.notes),
+        *_listed("besides", plan.others),
     ]
+    return "\n".join(lines)
+
+
+def summarize(plan: Plan, pauses: Pauses | None = None) -> str:
+    """Say in fewer lines what most people want to know of a plan: what moves, which way, for how long, and why so.
+
+    Args:
+        plan, pauses: as those of :func:`explain`.
+    """
+    return "\n".join([*_moved(plan), *_routed(plan), *_expected(plan, pauses), *_listed("why", plan.notes)])
+
+
+def _moved(plan: Plan) -> Iterator[str]:
+    """What moves, and between whom."""
+    manifest, topology = plan.manifest, plan.topology
+    hosts = len({participant.host for participant in topology.participants})
+    yield f"version   {manifest.version}: {len(manifest.specs):,} tensors, {size(manifest.nbytes)}" + (
+        ", what not every sink has yet" if manifest.present else ""
+    )
+    yield from (f"mapping   {_short(mapping)}" for mapping in manifest.mappings)
+    yield from (f"computed  {count(len(each.tensors), 'tensor')}: {each.how}" for each in manifest.conversions)
+    yield (
+        f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
+        f"{count(hosts, 'host')}"
+    )
+
+
+def _routed(plan: Plan) -> Iterator[str]:
+    """Who sends what to whom."""
+    manifest, topology = plan.manifest, plan.topology
     if len(manifest.owners) > 1:
-        lines.append("owners    " + _shares(plan))
+        yield "owners    " + _shares(plan)
     narrow = plan.moves_shares
     moved = plan.bytes_to
     if narrow or min(moved.values()) < sum(bucket.payload for bucket in plan.buckets):
-        lines.append("shares    " + _taken(plan, moved))
+        yield "shares    " + _taken(plan, moved)
     carried = _carried(plan)
     for number, hop in enumerate(plan.hops[:HOPS_SHOWN]):
         then = "" if hop.legs[0].sender in topology.sources else "then "
         nbytes = f", {size(carried[number])} of {size(manifest.nbytes)}" if narrow else ""
-        lines.append(f"{'route' if number == 0 else '':<10}{then}{_describe(plan, hop)}{nbytes}")
+        yield f"{'route' if number == 0 else '':<10}{then}{_describe(plan, hop)}{nbytes}"
     if len(plan.hops) > HOPS_SHOWN:
-        lines.append(f"{'':<10}and {len(plan.hops) - HOPS_SHOWN} more hops")
+        yield f"{'':<10}and {len(plan.hops) - HOPS_SHOWN} more hops"
+
+
+def _kept(plan: Plan) -> Iterator[str]:
+    """Where bytes lie on their way."""
     filled = sum(1 for bucket in plan.buckets if bucket.fill_slot != IN_PLACE)
-    lines.append(
-        "source    " + (f"fills {filled:,} buckets into slots first" if filled else "sends from where the bytes lie")
-    )
+    yield "source    " + (f"fills {filled:,} buckets into slots first" if filled else "sends from where the bytes lie")
     if plan.rings:
         ring = max(plan.rings, key=lambda ring: ring.nbytes)
         slots = f"{count(ring.depth, 'slot')} of {size(ring.slot_bytes)} = {size(ring.nbytes)}"
-        lines.append(f"memory    {slots} at {count(len({ring.rank for ring in plan.rings}), 'rank')}")
+        yield f"memory    {slots} at {count(len({ring.rank for ring in plan.rings}), 'rank')}"
     else:
-        lines.append("memory    no slots: sinks read the source's memory in place")
-    kinds = _kinds(plan)
-    lines.append("stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]))
-    lines.append(f"expected  {duration(plan.prediction.seconds)}; {slowest(plan.prediction)}")
+        yield "memory    no slots: sinks read the source's memory in place"
+
+
+def _expected(plan: Plan, pauses: Pauses | None) -> Iterator[str]:
+    """How long it takes."""
+    yield f"expected  {duration(plan.prediction.seconds)}; {slowest(plan.prediction)}"
     if pauses is not None:
-        lines.append(f"held      {pauses}")
-    lines.append(f"digest    {plan.digest[:16]}")
-    lines += [f"{'why' if number == 0 else '':<10}{note}" for number, note in enumerate(plan.notes)]
-    return "\n".join(lines)
+        yield f"held      {pauses}"
+
+
+def _listed(title: str, items: Iterable[str]) -> list[str]:
+    return [f"{'' if number else title:<10}{item}" for number, item in enumerate(items)]
 
 
 def _short(mapping: str) -> str:

@@ -79,8 +79,8 @@ def _plan(
     settings: Settings,
     rates: MeasuredRates,
 ) -> Plan:
-    name, candidates, reasons = choose(manifest, topology, traits, settings, rates)
-    candidate, buckets, rings, notes = _fitting(candidates, manifest, topology, traits, settings)
+    choice = choose(manifest, topology, traits, settings, rates)
+    candidate, buckets, rings, notes = _fitting(choice.candidates, manifest, topology, traits, settings)
     notes += _gathered(manifest, topology, buckets)
     routes, hops, hops_of = routes_of(candidate.trees, topology, traits)
     stages = stages_of(manifest, buckets, hops, hops_of, routes)
@@ -93,8 +93,9 @@ def _plan(
         stages,
         rings,
         candidate.demand.receiver_sets,
-        (f"transport {name}", *reasons, *notes),
+        (f"transport {choice.name}", *choice.notes, *notes),
         candidate.prediction_for(manifest, buckets),
+        tuple(choice.others),
     )
 
 

@@ -113,7 +113,7 @@ def test_given_a_terminal_of_few_characters_when_an_update_ends_well_then_its_ex
     environ = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
     with fleet(SinkSpec()) as (sink,):
         update = ("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
-        done = run(*update, environ=environ)
+        done = run(*update, "--verbose", environ=environ)
         assert (done.returncode, done.stderr) == (0, "")
         assert "#" in done.stdout
         assert "expected of assumed rates ('ckpt-transport transports --measure' measures them); " in done.stdout

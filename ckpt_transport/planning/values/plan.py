@@ -171,6 +171,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         receiver_sets: sets of sinks, ascending each; every bucket goes to one of them.
         notes: what the planner wants a person to know: why this transport, and what memory made it give up.
         prediction: how long it is expected to take.
+        others: the candidates that notes do not name: how long each would take, or why it cannot be.
     """
 
     manifest: Manifest
@@ -183,6 +184,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     receiver_sets: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
     prediction: Prediction = NOTHING_MOVES
+    others: tuple[str, ...] = ()
 
     @no_collections()
     def encode(self) -> bytes:

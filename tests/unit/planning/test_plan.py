@@ -25,6 +25,7 @@ from ckpt_transport.planning import (
     Topology,
     explain,
     plan,
+    summarize,
     verify,
 )
 from ckpt_transport.planning.values.plan import IN_PLACE
@@ -261,9 +262,9 @@ def seconds_of(duration: str) -> float:
 @swiftly
 @given(worlds())
 def test_given_auto_then_no_other_choice_is_cheaper(world: World) -> None:
-    """The costs stand in the notes; the chosen one has the least of them."""
+    """The costs stand in the notes and the others; the chosen one has the least of them."""
     auto = plan(world.manifest, world.topology, world.traits, Settings(bucket_bytes=world.settings.bucket_bytes))
-    told = [note.partition(": about ") for note in auto.notes if ": about " in note]
+    told = [note.partition(": about ") for note in (*auto.notes, *auto.others) if ": about " in note]
     costs = {name: seconds_of(cost.partition(",")[0]) for name, _, cost in told}
     assert costs[auto.notes[0].removeprefix("transport ")] == min(costs.values())
     assert list(costs.values()) == sorted(costs.values())
@@ -288,6 +289,16 @@ def test_given_many_sinks_on_a_host_then_a_relay_is_cheaper_than_a_linear_fan_ou
     made = plan(manifest([1 << 20]), topology(["a"], ["b"] * 8, transports=tuple(known)), known, Settings())
     assert made.notes[0] == "transport read+window"
     assert [leg.receivers for hop in made.hops for leg in hop.legs] == [(1,), tuple(range(2, 9))]
+
+
+def test_given_a_transport_that_the_source_cannot_use_then_the_summary_says_why_and_names_no_senseless_relay() -> None:
+    known = {"read": INVENTED["read"], "window": INVENTED["window"]}
+    made = plan(manifest([1 << 20]), topology(["a"], ["b", "c"], transports=tuple(known)), known, Settings())
+    summary, whole = summarize(made), explain(made)
+    assert "window: stays within a host" in summary
+    assert "read+window: " not in summary
+    assert "read+window: every host has one sink" in whole
+    assert set(summary.splitlines()) <= set(whole.splitlines())
 
 
 @pytest.mark.parametrize("fan_out", FanOut)
