@@ -159,6 +159,7 @@ from ckpt_transport.service.fleet import HttpEngine as HttpEngine
 from ckpt_transport.service.fleet import NoRouteError as NoRouteError
 from ckpt_transport.service.fleet import Publishes as Publishes
 from ckpt_transport.service.fleet import RollsBack as RollsBack
+from ckpt_transport.service.fleet import StagesVersions as StagesVersions
 from ckpt_transport.service.fleet import Updates as Updates
 from ckpt_transport.service.listening import listen as listen
 from ckpt_transport.service.listening import warm_up as warm_up

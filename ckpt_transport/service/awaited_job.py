@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Self
+from typing import Generic, Self
 
 from ckpt_transport.service.in_thread import InThread, to_its_end
-from ckpt_transport.service.staged_job import StagedJob
-from ckpt_transport.update.report import Report
+from ckpt_transport.service.staged_job import Outcome, StagedJob
 
 
-class AwaitedJob:
-    """A :class:`StagedJob` for an event loop, which goes on meanwhile. Made by :meth:`ParameterServer.staging`.
+class AwaitedJob(Generic[Outcome]):
+    """A :class:`StagedJob` for an event loop, which goes on meanwhile. Made by ``staging``.
 
     As an asynchronous context it is dropped at the end of the block, unless it was committed.
 
@@ -21,11 +20,11 @@ class AwaitedJob:
         version: its name.
     """
 
-    def __init__(self, job: StagedJob, in_thread: InThread) -> None:
+    def __init__(self, job: StagedJob[Outcome], in_thread: InThread) -> None:
         self.version = job.version
         self._job, self._in_thread = job, in_thread
 
-    async def commit(self, before_hold: Callable[[], None] | None = None) -> Report | None:
+    async def commit(self, before_hold: Callable[[], None] | None = None) -> Outcome | None:
         """Have every sink serve the version, or none, as :meth:`StagedJob.commit`.
 
         Where the task is cancelled, the commit ends as by an interrupt, before this returns: everywhere or nowhere, as
@@ -52,14 +51,14 @@ class AwaitedJob:
         await self.drop()
 
 
-async def staged_awaiting(stage: Callable[[], StagedJob], in_thread: InThread) -> AwaitedJob:
+async def staged_awaiting(stage: Callable[[], StagedJob[Outcome]], in_thread: InThread) -> AwaitedJob[Outcome]:
     """Stage a version. Where that is cancelled, sinks have let go of it before this returns.
 
     Args:
         stage: blocks until it is staged.
         in_thread: awaits a call that blocks, and interrupts it where it is cancelled.
     """
-    jobs: list[StagedJob] = []
+    jobs: list[StagedJob[Outcome]] = []
     try:
         await in_thread(lambda: jobs.append(stage()))
     except asyncio.CancelledError:

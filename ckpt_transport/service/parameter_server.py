@@ -80,7 +80,9 @@ class ParameterServer(VersionCalls):
         self._publisher = Publisher(
             versions, self._deltas, self._updates, self._choice, self._calls, self._call_guard, self.config
         )
-        self._stager = Stager(self._updates, self._turns, self._call_guard, self._calls, self._asked, self.config)
+        self._stager: Stager[Report] = Stager(
+            self._turns, self._call_guard, self._calls.explained, self._asked.has_ended, self.config.update_timeout
+        )
 
     def listen(self) -> str:
         """On rank 0: listen at ``config.coordinator`` now, and return the address that the other ranks are to be given.
@@ -151,7 +153,7 @@ class ParameterServer(VersionCalls):
         progress: Progress | None = None,
         *,
         supersede: bool = False,
-    ) -> StagedJob:
+    ) -> StagedJob[Report]:
         """Bring ``version`` to every sink beside what it serves, and leave the moment of the commit to the caller.
 
         When it returns, every sink has all bytes and their digests are right; engines have served throughout. The
@@ -170,8 +172,13 @@ class ParameterServer(VersionCalls):
         """
 
         self._asked.asks(version)
-        asked = self._whole(version, partial(self._choice.all_of, sinks), "stage")
-        return self._calls.explained(f"stage('{version}')", partial(self._stager.stage, asked, progress, supersede))
+        asked, clock = self._whole(version, partial(self._choice.all_of, sinks), "stage"), PhaseClock()
+
+        def stage(turn: Turn) -> StagedJob[Report]:
+            bring = partial(self._updates.stage, asked, progress=progress, clock=clock, turn=turn)
+            return self._stager.stage(version, bring, turn, supersede=supersede)
+
+        return self._calls.explained(f"stage('{version}')", stage)
 
     def warm_up(
         self, version: str, sinks: Sequence[AnySink] | None = None, progress: Progress | None = None
@@ -247,7 +254,7 @@ class ParameterServer(VersionCalls):
         progress: Progress | None = None,
         *,
         supersede: bool = False,
-    ) -> AwaitedJob:
+    ) -> AwaitedJob[Report]:
         """Stage a version from an event loop: ``job = await server.staging("step-42")``, and ``await job.commit()``.
 
         The loop goes on meanwhile. Where the task is cancelled, nothing is staged any more when this returns.

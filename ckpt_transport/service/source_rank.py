@@ -47,6 +47,7 @@ from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
+from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import EVERYTHING, FollowingSource, Offer
 from ckpt_transport.update.source_arrivals import ToldSources
@@ -245,7 +246,7 @@ class SourceRank:
         versions: Versions,
         holds: str,
         options: Mapping[str, str],
-        job: StagedJob,
+        job: StagedJob[Report],
         ended: Callable[[str], None],
     ) -> None:
         """Take part in an update that rank 0 leads, until it waits for its commit.

@@ -101,7 +101,9 @@ class SourceUpdates:
         """Whether this is rank 0."""
         return self._world.rank == 0
 
-    def stage(self, asked: Asked, job: StagedJob, progress: Progress | None, clock: PhaseClock, turn: Turn) -> None:
+    def stage(
+        self, asked: Asked, job: StagedJob[Report], progress: Progress | None, clock: PhaseClock, turn: Turn
+    ) -> None:
         """Bring a version beside what sinks serve, as far as the moment at which its commit begins.
 
         Args, Raises: as those of :meth:`ParameterServer.stage`; the clock's phases go on, and the job has it.

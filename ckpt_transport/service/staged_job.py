@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.turns import Turns
-from ckpt_transport.update.report import Report
 from ckpt_transport.update.turn import Turn
 
-Explained = Callable[[str, Callable[[Turn], Report | None], Turn], Report | None]
+Outcome = TypeVar("Outcome")
+Outcome_co = TypeVar("Outcome_co", covariant=True)
+Explained = Callable[[str, Callable[[Turn], Outcome | None], Turn], Outcome | None]
 """Acts; an interrupt of that gets the cause that says what has become of the sinks."""
 
 
-class StagedUpdate(Protocol):
+class StagedUpdate(Protocol[Outcome_co]):
     """One source rank's part in an update that waits for its commit."""
 
     def stage(self) -> None:
         """Go on as far as the moment at which the commit begins."""
 
-    def commit(self, before_hold: Callable[[], None] | None) -> Report | None:
+    def commit(self, before_hold: Callable[[], None] | None) -> Outcome_co | None:
         """Go on to its end."""
 
     def drop(self, cause: CkptTransportError) -> None:
         """Have every sink go on with what it serves, unless the update has ended."""
 
 
-class StagedJob:
-    """Made by :meth:`ParameterServer.stage`. Engines serve the old version until :meth:`commit`, and nothing is held.
+class StagedJob(Generic[Outcome]):
+    """Made by the ``stage`` of a server or a fleet. Engines serve the old version until :meth:`commit`.
 
-    As a context it is dropped at the end of the block, unless it was committed. With several source ranks all of them
-    make the same calls, and rank 0 says when.
+    Until then nothing is held. As a context it is dropped at the end of the block, unless it was committed. With
+    several source ranks all of them make the same calls, and rank 0 says when.
 
     Attributes:
         version: its name.
     """
 
     def __init__(
-        self, version: str, turn: Turn, turns: Turns, guard: CallGuard, explained: Explained, timeout: float
+        self, version: str, turn: Turn, turns: Turns, guard: CallGuard, explained: Explained[Outcome], timeout: float
     ) -> None:
         self.version = version
-        self._staged: StagedUpdate | None = None
+        self._staged: StagedUpdate[Outcome] | None = None
         self._turn, self._turns, self._guard, self._timeout = turn, turns, guard, timeout
         self._explained = explained
         self._why_ended: CkptTransportError = UsageError("")
@@ -51,7 +52,7 @@ class StagedJob:
         state = "waits for its commit" if self._staged is not None and not self._turn.ended else "has ended"
         return f"<StagedJob of '{self.version}': {state}>"
 
-    def stage(self, staged: StagedUpdate) -> None:
+    def stage(self, staged: StagedUpdate[Outcome]) -> None:
         """Bring the version to where it waits for its commit. What is left where that fails is :meth:`abandon`'s."""
         self._staged = staged
         staged.stage()
@@ -62,10 +63,10 @@ class StagedJob:
             cause = UpdateAbortedError(f"{self._turn.call} was given up ({type(why).__name__}); it changed nothing")
             self._end_alone(why if isinstance(why, CkptTransportError) else cause)
 
-    def commit(self, before_hold: Callable[[], None] | None = None) -> Report | None:
+    def commit(self, before_hold: Callable[[], None] | None = None) -> Outcome | None:
         """Have every sink serve the version, or none. Forward passes are held while each exchanges two versions.
 
-        Returns: as :meth:`ParameterServer.update`; the phase ``wait`` is how long the version has waited for this.
+        Returns: as the ``update`` of what made it; the phase ``wait`` is how long the version has waited for this.
 
         Args:
             before_hold: as that of :meth:`ParameterServer.update`.
@@ -79,7 +80,7 @@ class StagedJob:
         """
         call = f"commit of '{self.version}'"
 
-        def act() -> Report | None:
+        def act() -> Outcome | None:
             staged = self._staged
             if self._turn.ended or staged is None:
                 raise self._why_ended

@@ -2,71 +2,68 @@
 
 from __future__ import annotations
 
-from ckpt_transport.config import Config
+from collections.abc import Callable
+from typing import Generic
+
 from ckpt_transport.errors import CkptTransportError
-from ckpt_transport.service.asked import Asked
-from ckpt_transport.service.asked_versions import AskedVersions
 from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.source_updates import SourceUpdates
-from ckpt_transport.service.staged_job import StagedJob
+from ckpt_transport.service.staged_job import Explained, Outcome, StagedJob
 from ckpt_transport.service.turns import Turns
-from ckpt_transport.service.update_calls import UpdateCalls
-from ckpt_transport.update.phases import PhaseClock
-from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.turn import Turn
 
 
-class Stager:
-    """Carries out :meth:`ParameterServer.stage` on one source rank.
+class Stager(Generic[Outcome]):
+    """Carries out the ``stage`` of a server or a fleet.
 
     Args:
-        updates: bring versions to sinks.
-        turns, guard, calls: of the server.
-        asked: what calls have asked for.
-        config: settings.
+        turns, guard: of its calls.
+        explained: see :data:`Explained`.
+        after: called when a version is staged, or could not be.
+        timeout: in seconds, for the calls that have come before.
     """
 
     def __init__(
         self,
-        updates: SourceUpdates,
         turns: Turns,
         guard: CallGuard,
-        calls: UpdateCalls,
-        asked: AskedVersions,
-        config: Config,
+        explained: Explained[Outcome],
+        after: Callable[[], None],
+        timeout: float,
     ) -> None:
-        self._updates, self._turns, self._guard, self._calls = updates, turns, guard, calls
-        self._asked, self._timeout = asked, config.update_timeout
-        self._job: StagedJob | None = None
+        self._turns, self._guard, self._explained = turns, guard, explained
+        self._after, self._timeout = after, timeout
+        self._job: StagedJob[Outcome] | None = None
 
-    def stage(self, asked: Asked, progress: Progress | None, supersede: bool, turn: Turn) -> StagedJob:
-        """See :meth:`ParameterServer.stage`.
+    def stage(
+        self, version: str, bring: Callable[[StagedJob[Outcome]], None], turn: Turn, *, supersede: bool
+    ) -> StagedJob[Outcome]:
+        """Stage a version when it is its turn.
 
         Args:
-            asked: what, and to whom.
-            progress, supersede: as those of the call.
+            version: its name.
+            bring: stages it by :meth:`StagedJob.stage`.
             turn: of the call.
+            supersede: as that of :meth:`Turns.take`.
         """
-        clock = PhaseClock()
-        job = StagedJob(asked.version, turn, self._turns, self._guard, self._calls.explained, self._timeout)
+        job = StagedJob(version, turn, self._turns, self._guard, self._explained, self._timeout)
 
-        def bring() -> StagedJob:
+        def act() -> StagedJob[Outcome]:
             self._job = job
-            self._updates.stage(asked, job, progress, clock, turn)
+            bring(job)
             turn.park(job.give_way)
-            self._asked.has_ended()
+            self._after()
             return job
 
         try:
             self._turns.take(turn, self._timeout, supersede=supersede)
-            return self._guard.one(turn.call, self._timeout, bring)
+            return self._guard.one(turn.call, self._timeout, act)
         except BaseException as error:
             try:
                 job.abandon(error)
             finally:
                 turn.ended = True
                 self._turns.pass_on()
-                self._asked.has_ended()
+                self._after()
             raise
 
     def end(self, cause: CkptTransportError) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from ckpt_transport import Config, ParameterServer, StagedJob
+from ckpt_transport import Config, ParameterServer, Report, StagedJob
 from ckpt_transport.control import Mailbox
 from ckpt_transport.planning import Role
 from ckpt_transport.service import questions as q
@@ -133,7 +133,7 @@ class Call:
 
 def staging_calls(server: ParameterServer, addresses: list[str]) -> dict[str, Call]:
     """Those that a staged version goes through."""
-    jobs: list[StagedJob] = []
+    jobs: list[StagedJob[Report]] = []
     version = ""
 
     def register(name: str, seed: int) -> None:

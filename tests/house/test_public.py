@@ -43,7 +43,8 @@ EXPORTED = {
         NoRouteError OneSidedEndpoint OtherProcess Owner OwnerKind PageRange PlacedBytes PlacedTensor Poll Progress
         Publishes RdmaDevice Reach ReadSpan Receipt RecordedLoader RecordedLoading Recording Rehearsal ReleaseRange
         Replay ReplayedTensors RollsBack RunPlace RunTable Runs SHM ScatteredTensors Scratch SeenByPassesError Segment
-        SegmentName ServedElements ShadowNeeds Share Span StagedTensors StagingArea StagingPlace StridedBytes
+        SegmentName ServedElements ShadowNeeds Share Span StagedTensors StagesVersions
+        StagingArea StagingPlace StridedBytes
         TensorAssembler TensorSnapshot TensorSpec Traits Transfer Transport UNREADABLE Updates Watched WholeModule
         WritesApart addresses_of align_up allocations_of any_port by_loader_in_words check_readable client_of
         copy_bytes copy_each copy_runs copy_views describe device_of digest_of_served drain dtypes expected_bandwidth

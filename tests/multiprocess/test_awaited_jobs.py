@@ -146,7 +146,7 @@ class StagedBeforeItReturns(ParameterServer):
 
     at: Callable[[], None]
 
-    def stage(self, *args: Any, **kwargs: Any) -> StagedJob:
+    def stage(self, *args: Any, **kwargs: Any) -> StagedJob[Report]:
         job = super().stage(*args, **kwargs)
         self.at()
         return job
@@ -218,7 +218,7 @@ def test_given_a_task_that_waits_for_another_ones_commit_when_it_is_cancelled_th
     """The other one commits afterwards: it would wait for who waits for it."""
 
     async def train(server: ParameterServer, sinks: list[str]) -> None:
-        first: AwaitedJob = await server.staging("v2", sinks)
+        first: AwaitedJob[Report] = await server.staging("v2", sinks)
         waiting = asyncio.create_task(server.staging("v3", sinks))
         await asyncio.sleep(0)
         waiting.cancel()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckpt_transport import Config, ParameterServer, StagedJob, ask_version
+from ckpt_transport import Config, ParameterServer, Report, StagedJob, ask_version
 from ckpt_transport.errors import UpdateAbortedError, UsageError
 from tests.fleet import SinkProcess, SinkSpec, context, fleet, weights
 from tests.leftovers import started_here
@@ -23,7 +23,7 @@ def server_for(**settings: Any) -> ParameterServer:
     return ParameterServer(Config.load(**{**PATIENT, **settings}))
 
 
-def staged(server: ParameterServer, seed: int, sinks: list[SinkProcess]) -> StagedJob:
+def staged(server: ParameterServer, seed: int, sinks: list[SinkProcess]) -> StagedJob[Report]:
     server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
     return server.stage(f"v{seed}", [sink.address for sink in sinks])
 
@@ -120,7 +120,7 @@ def test_given_a_staged_version_when_another_server_updates_then_it_hears_what_i
         check_all_serve(sinks, 2)
 
 
-def staged_in_time(server: ParameterServer, sinks: list[SinkProcess]) -> StagedJob | None:
+def staged_in_time(server: ParameterServer, sinks: list[SinkProcess]) -> StagedJob[Report] | None:
     """Version 2, unless that takes longer than an update may."""
     try:
         return staged(server, 2, sinks)

@@ -73,6 +73,30 @@ def test_given_a_server_then_it_keeps_every_promise_of_an_engine(
     check(functools.partial(ReplicaUnderTest, pair[0], answers), patience=Patience(must=PATIENCE))
 
 
+def test_given_versions_that_a_fleet_stages_then_the_commit_changes_answers_and_names_and_a_drop_changes_nothing(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    first, second = answers
+    staged(pair, 1)
+    config = swift(**BUCKET)
+    with ParameterServer(config) as server, VllmFleet([each.url for each in pair], config) as fleet:
+        server.register("v2", directory=pair[0].checkpoint(2))
+        server.register("v1", directory=pair[0].checkpoint(1))
+        with Traffic(pair) as traffic:
+            job = fleet.stage(server, "v2")
+            traffic.wait(2)
+            assert all_serve(pair, first, "v1")
+            done = job.commit()
+            traffic.wait(2)
+        assert done is not None
+        assert (done.update.staged, done.problems) == (True, ())
+        assert all(done.held[replica.url] > 0 for replica in pair)
+        assert [each.error for done in traffic.done.values() for each in done if each.error] == []
+        assert all_serve(pair, second, "v2")
+        fleet.stage(server, "v1").drop()
+        assert all_serve(pair, second, "v2")
+
+
 class GivingUpError(BaseException):
     """Raised in the middle of an update."""
 

@@ -15,6 +15,7 @@ from ckpt_transport.service.fleet.interface import (
     MakeFleet,
     Publishes,
     RollsBack,
+    StagesVersions,
     Updates,
     make_fleet,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "NoRouteError",
     "Publishes",
     "RollsBack",
+    "StagesVersions",
     "Updates",
     "make_fleet",
 ]

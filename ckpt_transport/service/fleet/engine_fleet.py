@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self
 
 from ckpt_transport.checkpoint import Loan, TensorPairs, Tensors
 from ckpt_transport.config import Config
-from ckpt_transport.errors import ConfigError, EngineError
-from ckpt_transport.reasons import in_words
+from ckpt_transport.errors import ConfigError, EngineError, UpdateAbortedError
 from ckpt_transport.service.auto import AUTO, AnyMapping
+from ckpt_transport.service.awaited_job import AwaitedJob, staged_awaiting
 from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet.driver import Driver, EngineT
-from ckpt_transport.service.fleet.interface import FleetReport, Publishes, RollsBack, Updates
+from ckpt_transport.service.fleet.interface import FleetReport, Publishes, RollsBack, StagesVersions, Updates
+from ckpt_transport.service.fleet.led_engines import ASK_SECONDS, LedEngines, step
+from ckpt_transport.service.fleet.staged_engines import StagedEngines, StagedFollowing
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.query import ask_version
+from ckpt_transport.service.staged_job import StagedJob
+from ckpt_transport.service.stager import Stager
+from ckpt_transport.service.turns import Turns
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
+from ckpt_transport.update.turn import Turn
 
-Thing = TypeVar("Thing")
-Found = TypeVar("Found")
-ASK_SECONDS = 30.0
 POLL_SECONDS = 0.1
 WARMS_UP = "warms up"
 """How a sink begins to say that it has not ended yet."""
@@ -57,10 +55,13 @@ class EngineFleet(ABC, Generic[EngineT]):
             raise ConfigError(f"an endpoint is named twice in {', '.join(names)}")
         self._call_guard = CallGuard(type(self).__name__)
         self._engines, self._config, self._pause = engines, config, pause
-        self._patience = config.endpoint_timeout if patience is None else patience
-        self._drivers: list[Driver[EngineT]] = []
-        self._claims = Claims(config)
-        self._threads = ThreadPoolExecutor(len(names), "ckpt-transport-fleet")
+        self._led = LedEngines(
+            engines, self._driver_for, config, config.endpoint_timeout if patience is None else patience
+        )
+        self._turns = Turns(self._call_guard, alone=False, raise_interrupt=lambda: None)
+        self._stager: Stager[FleetReport] = Stager(
+            self._turns, self._call_guard, lambda call, act, turn: act(turn), lambda: None, config.update_timeout
+        )
 
     @abstractmethod
     def _driver_for(self, engine: EngineT) -> Driver[EngineT]:
@@ -130,9 +131,65 @@ class EngineFleet(ABC, Generic[EngineT]):
             return publish(sinks, progress, pause)
 
         def follow() -> None:
-            publish([*self._find_sinks(), *other_sinks] if mapping == AUTO else None, progress)
+            publish([*self._led.find_sinks(), *other_sinks] if mapping == AUTO else None, progress)
 
         return self._bring(f"publish('{version}')", server.rank, version, bring, follow, other_sinks)
+
+    def stage(
+        self,
+        server: StagesVersions,
+        version: str,
+        progress: Progress | None = None,
+        *,
+        other_sinks: Sequence[str] = (),
+        supersede: bool = False,
+    ) -> StagedJob[FleetReport]:
+        """Bring a version beside what every engine serves, and leave the moment of the commit to the caller.
+
+        All ranks of ``server`` call it, and then ``commit`` or ``drop`` of what it returns. At the commit engines are
+        paused, exchange the two versions, drop their caches, name the version and serve on. Until then no request is
+        held, and no other program drives the engines. Other updates of this fleet wait, too.
+
+        Args:
+            server, version, progress, supersede: as those of ``ParameterServer.stage``.
+            other_sinks: as those of :meth:`update`.
+
+        Returns: what commits it, or drops it. Its ``commit`` returns, and raises, as :meth:`update`.
+
+        Raises: as ``ParameterServer.stage``, and EngineError as :meth:`update`; nothing has changed.
+        """
+        stage = partial(server.stage, version, progress=progress, supersede=supersede)
+        steps: dict[str, float] = {}
+
+        def beside() -> StagedJob[Report]:
+            sinks = self._led.begin("the update", lambda sinks: version, other_sinks, steps)[1]
+            with step(steps, "stage"):
+                return self._led.or_go_back(version, lambda: stage(sinks))
+
+        def bring(job: StagedJob[FleetReport]) -> None:
+            if server.rank > 0:
+                job.stage(StagedFollowing(stage))
+            else:
+                finish, give_up = partial(self._led.finish, version, steps), partial(self._led.give_up, version)
+                job.stage(StagedEngines(beside, finish, give_up))
+
+        return self._stager.stage(version, bring, Turn(f"stage('{version}')"), supersede=supersede)
+
+    async def staging(
+        self,
+        server: StagesVersions,
+        version: str,
+        progress: Progress | None = None,
+        *,
+        other_sinks: Sequence[str] = (),
+        supersede: bool = False,
+    ) -> AwaitedJob[FleetReport]:
+        """Stage a version from an event loop, as ``ParameterServer.staging``, whose job it gives.
+
+        Args, Raises: as :meth:`stage`.
+        """
+        stage = partial(self.stage, server, version, progress, other_sinks=other_sinks, supersede=supersede)
+        return await staged_awaiting(stage, server.awaiting)
 
     def rollback(self, server: RollsBack, *, other_sinks: Sequence[str] = ()) -> FleetReport:
         """Have every engine, and ``other_sinks``, serve the version before, which their sinks have kept.
@@ -145,7 +202,7 @@ class EngineFleet(ABC, Generic[EngineT]):
                 "the rollback", lambda sinks: previous_version(sinks, self._config), server.rollback, other_sinks
             )
 
-        return self._call_guard.one("rollback()", self._config.update_timeout, roll_back)
+        return self._turns.one(Turn("rollback()"), self._config.update_timeout, roll_back)
 
     def _bring(
         self,
@@ -169,7 +226,7 @@ class EngineFleet(ABC, Generic[EngineT]):
                 return None
             return self._lead("the update", lambda sinks: version, lead, other_sinks)
 
-        return self._call_guard.one(what, self._config.update_timeout, act)
+        return self._turns.one(Turn(what), self._config.update_timeout, act)
 
     def _lead(
         self,
@@ -187,50 +244,11 @@ class EngineFleet(ABC, Generic[EngineT]):
             other_sinks: are brought along.
         """
         steps: dict[str, float] = {}
-        if is_first := not self._drivers:
-            with _step(steps, "health"):
-                self._each(self._engines, lambda each: each.wait(self._patience))
-            with _step(steps, "attach"):
-                self._find_drivers()
-
-        def pause() -> None:
-            with _step(steps, "pause"):
-                self._each(self._drivers, lambda driver: driver.pause())
-
-        version = ""
         try:
-            try:
-                with _step(steps, "attach"):
-                    self._each(self._drivers, Driver.find if is_first else self._find_again)
-                    sinks = [*(address for driver in self._drivers for address in driver.sinks), *other_sinks]
-                    version = name(sinks)
-                    self._claim(f"{what} to '{version}'")
-                with _step(steps, "update"):
-                    report = bring(sinks, pause)
-            except BaseException as error:
-                for line in self._return_to_service(self._drivers, version):
-                    error.add_note(line)
-                raise
-            left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
-            with _step(steps, "resume"):
-                there = [driver for driver in self._drivers if driver not in left]
-                problems = [problem for problem in self._each(there, lambda driver: _serve(driver, version)) if problem]
-                problems += self._return_to_service(left, version)
+            version, sinks = self._led.begin(what, name, other_sinks, steps)
+            return self._led.finish(version, steps, partial(bring, sinks))
         finally:
-            for driver in self._drivers:
-                driver.end()
-        problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
-        problems += report.left.values()
-        held = {driver.engine.name: driver.held for driver in self._drivers}
-        return FleetReport(report, steps, held, tuple(problems))
-
-    def _claim(self, what: str) -> None:
-        """Claim every server for what is done by this process."""
-        leader = f"{what} by process {os.getpid()} on {socket.gethostname()}"
-        claims = self._claims.take({driver.engine.name: driver.keeper for driver in self._drivers}, leader)
-        for driver in self._drivers:
-            driver.take(claims[driver.engine.name])
-        self._each(self._drivers, lambda driver: driver.begin())
+            self._led.let_go()
 
     def warm_up(self) -> dict[str, str]:
         """Have every engine do, while it serves, what its first update would do, and wait for that.
@@ -242,27 +260,21 @@ class EngineFleet(ABC, Generic[EngineT]):
         """
 
         def warm_up() -> dict[str, str]:
-            sinks = self._find_sinks()
-            self._each(self._drivers, lambda driver: driver.warm_up())
-            return dict(zip(sinks, self._each(sinks, self._warmed_up), strict=True))
+            sinks = self._led.warm_up()
+            return dict(zip(sinks, self._led.each(sinks, self._warmed_up), strict=True))
 
         return self._call_guard.one("warm_up()", self._config.update_timeout, warm_up)
 
     def sinks(self) -> tuple[str, ...]:
         """Find the sinks of all engines: their addresses, the engines in order.
 
-        An update of these addresses pauses no engine, drops no cache and labels no version; :meth:`update` does.
+        What is brought to these addresses by others, as by ``ParameterServer.stage``, pauses no engine, drops no cache
+        and labels no version; :meth:`update` and :meth:`stage` do.
 
         Raises:
             EngineError: an engine does not answer within ``endpoint_timeout``, or cannot be updated.
         """
-        return self._call_guard.one("sinks()", self._config.update_timeout, self._find_sinks)
-
-    def _find_sinks(self) -> tuple[str, ...]:
-        self._each(self._engines, lambda each: each.wait(self._patience))
-        self._find_drivers()
-        self._each(self._drivers, lambda driver: driver.find())
-        return tuple(address for driver in self._drivers for address in driver.sinks)
+        return self._call_guard.one("sinks()", self._config.update_timeout, self._led.find_sinks)
 
     def _warmed_up(self, sink: str) -> str:
         """Wait until a sink has warmed up; what it says of that."""
@@ -278,19 +290,6 @@ class EngineFleet(ABC, Generic[EngineT]):
                 )
             time.sleep(POLL_SECONDS)
 
-    def _find_again(self, driver: Driver[EngineT]) -> None:
-        """Find the sinks of an engine that was healthy in an update before; if that fails, once more when it serves."""
-        try:
-            driver.find()
-        except EngineError:
-            driver.engine.wait(self._patience)
-            driver.find()
-
-    def _find_drivers(self) -> None:
-        if not self._drivers:
-            found = self._each(self._engines, self._driver_for)
-            self._drivers = found
-
     def versions(self) -> tuple[str, ...]:
         """What each engine says it serves; empty when it has no name for it.
 
@@ -298,41 +297,14 @@ class EngineFleet(ABC, Generic[EngineT]):
             EngineError: one does not answer.
         """
         self._call_guard.check()
-        return tuple(self._each(self._engines, lambda each: each.weight_version()))
-
-    def _return_to_service(self, drivers: Sequence[Driver[EngineT]], version: str) -> list[str]:
-        """The update to ``version`` failed: have every engine serve what it holds, if it may; one line about each.
-
-        An update that fails while it is committed leaves some engines with the new version.
-        """
-
-        def go_on(driver: Driver[EngineT]) -> str:
-            try:
-                workers = [ask_version(sink, self._config, ASK_SECONDS) for sink in driver.sinks]
-                versions = {worker.version for worker in workers}
-                tainted = any(worker.tainted for worker in workers) or len(versions) > 1
-                if driver.is_claimed and not tainted and versions == {version}:
-                    return driver.serve(version) or f"{driver.engine.name} serves '{version}'"
-                return driver.give_up(tainted)
-            except Exception as error:
-                return f"{driver.engine.name} could not be brought back to service: {in_words(error)}"
-
-        return self._each(drivers, go_on)
-
-    def _each(self, things: Sequence[Thing], act: Callable[[Thing], Found]) -> list[Found]:
-        """Do it with all at once, and wait for all, before an error of one is raised."""
-        futures = [self._threads.submit(act, thing) for thing in things]
-        wait(futures)
-        return [future.result() for future in futures]
+        return self._led.versions()
 
     def close(self) -> None:
         """Let go of the engines, which serve on what they serve."""
 
         def let_go() -> None:
-            self._claims.close()
-            for engine in self._engines:
-                engine.close()
-            self._threads.shutdown()
+            self._stager.end(UpdateAbortedError("the fleet was closed before the commit; it changed nothing"))
+            self._led.close()
 
         self._call_guard.last(let_go)
 
@@ -341,20 +313,3 @@ class EngineFleet(ABC, Generic[EngineT]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _serve(driver: Driver[Any], version: str) -> str:
-    """Have a driver's engine serve ``version``. Returns the problem, if there was one."""
-    try:
-        return driver.serve(version)
-    except Exception as error:
-        return f"{driver.engine.name} has {version} and may not serve it: {in_words(error)}"
-
-
-@contextmanager
-def _step(steps: dict[str, float], name: str) -> Iterator[None]:
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        steps[name] = steps.get(name, 0.0) + time.monotonic() - started

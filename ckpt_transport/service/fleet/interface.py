@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ckpt_transport.checkpoint import Loan, TensorPairs, Tensors
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.service.auto import AnyMapping
+from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report, steps_in_words
 
+Result = TypeVar("Result")
 GROUP = "ckpt_transport.engines"
 
 
@@ -92,6 +94,28 @@ class Publishes(Protocol):
         mapping: AnyMapping = None,
         base: str = "",
     ) -> Report | None: ...
+
+
+class StagesVersions(Protocol):
+    """Brings versions beside what sinks serve: a :class:`~ckpt_transport.ParameterServer`.
+
+    Attributes:
+        rank: of this one among those that make the same calls; rank 0 leads.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    def stage(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        *,
+        supersede: bool = False,
+    ) -> StagedJob[Report]: ...
+
+    async def awaiting(self, call: Callable[[], Result], /) -> Result: ...
 
 
 class RollsBack(Protocol):
