@@ -68,7 +68,12 @@ def from_files(paths: Sequence[Path]) -> tuple[CheckpointFile, ...]:
 
 
 def share(files: Sequence[CheckpointFile], rank: int, world_size: int) -> tuple[CheckpointFile, ...]:
-    """Find what ``rank`` holds of a checkpoint that ``world_size`` ranks share.
+    """Find what ``rank`` holds of a checkpoint that ``world_size`` ranks share; see :func:`shares`."""
+    return shares(files, world_size)[rank]
+
+
+def shares(files: Sequence[CheckpointFile], world_size: int) -> list[tuple[CheckpointFile, ...]]:
+    """Find what each of ``world_size`` ranks holds of a checkpoint that they share, by rank.
 
     Each tensor goes whole to one rank; a rank's tensors are next to each other in the order of files and bytes. A
     rank gets those whose middle byte falls into its part of the whole, so parts differ by at most one tensor at
@@ -76,13 +81,11 @@ def share(files: Sequence[CheckpointFile], rank: int, world_size: int) -> tuple[
     """
     nbytes = [entry.nbytes for file in files for entry in file.tensors]
     owners = _owners(nbytes, world_size)
-    parts: list[CheckpointFile] = []
+    parts: list[list[CheckpointFile]] = [[] for _ in range(world_size)]
     for file in files:
-        of_file = itertools.islice(owners, len(file.tensors))
-        own = tuple(entry for entry, owner in zip(file.tensors, of_file, strict=True) if owner == rank)
-        if own:
-            parts.append(replace(file, tensors=own))
-    return tuple(parts)
+        for owner, own in itertools.groupby(file.tensors, lambda _: next(owners)):
+            parts[owner].append(replace(file, tensors=tuple(own)))
+    return list(map(tuple, parts))
 
 
 def _owners(nbytes: Sequence[int], world_size: int) -> Iterator[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckpt_transport.checkpoint.checkpoint import CheckpointFile, share
+from ckpt_transport.checkpoint.checkpoint import CheckpointFile, shares
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Extent, Manifest, PlacedTensor, spread
@@ -12,7 +12,7 @@ from ckpt_transport.planning import Extent, Manifest, PlacedTensor, spread
 
 def outline(version: str, files: Sequence[CheckpointFile], sources: int, kind: MemoryKind) -> Manifest:
     """Find what ``sources`` source ranks will hold of a checkpoint, each in one pool of ``kind`` memory."""
-    shards = [_shard(version, share(files, rank, sources), rank, kind) for rank in range(sources)]
+    shards = [_shard(version, own, rank, kind) for rank, own in enumerate(shares(files, sources))]
     return spread(version, shards, {}, (), whole=False)
 
 

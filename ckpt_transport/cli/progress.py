@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from ckpt_transport.sizes import size
 
@@ -25,6 +33,19 @@ def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
         yield _lines(console, what)
+
+
+@contextmanager
+def bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that takes how much is done and how much there is, and shows it until the block ends.
+
+    The bar moves to and fro until that is known. Where there is no terminal, nothing is shown.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    shows = console.is_terminal and not console.quiet
+    with Progress(*columns, console=console, transient=True, disable=not shows) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _lines(console: Console, what: str) -> Callable[[int, int], None]:

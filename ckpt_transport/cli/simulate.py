@@ -63,6 +63,7 @@ def simulate(
     moved, and what transports find on this machine does not matter.
     """
     from ckpt_transport.checkpoint import from_path
+    from ckpt_transport.cli.progress import bar
     from ckpt_transport.config import Config
     from ckpt_transport.execution import write_trace
     from ckpt_transport.planning import Settings, verify
@@ -80,33 +81,35 @@ def simulate(
     else:
         raise OptionsError("give the shapes by --checkpoint or by --model, one of the two")
     described = cluster_of(cluster)
-    specs = [entry.spec for file in files for entry in file.tensors]
-    world = world_of(
-        described,
-        sources or max(described.gpus * described.hosts, 1),
-        shares_of(specs, tensor_parallel, expert_parallel),
-    )
-    death = _death(dies, len(world.topology.participants), given.heartbeat_timeout)
-    made = make_plan(
-        manifest_of(world, files),
-        world.topology,
-        world.traits,
-        Settings(transport=given.transport, bucket_bytes=given.bucket_bytes, ring_depth=given.ring_depth),
-        world.rates,
-    )
-    verify(made)
-    if goal is not None:
-        write_goal(goal, made, world)
-    found = run(made, world, shown=_shown(made), death=death)
+    console = Output(stderr=as_json)
+    with bar(console, "planning"):
+        specs = [entry.spec for file in files for entry in file.tensors]
+        world = world_of(
+            described,
+            sources or max(described.gpus * described.hosts, 1),
+            shares_of(specs, tensor_parallel, expert_parallel),
+        )
+        death = _death(dies, len(world.topology.participants), given.heartbeat_timeout)
+        made = make_plan(
+            manifest_of(world, files),
+            world.topology,
+            world.traits,
+            Settings(transport=given.transport, bucket_bytes=given.bucket_bytes, ring_depth=given.ring_depth),
+            world.rates,
+        )
+        verify(made)
+        if goal is not None:
+            write_goal(goal, made, world)
+    with bar(console, "simulating") as shown:
+        found = run(made, world, shown=_shown(made), death=death, progress=shown)
     labels = {rank: world.topology.participants[rank].label for rank in _shown(made)}
     if trace is not None:
         write_trace(trace, found.timeline, labels)
-    output = Output()
     if as_json:
-        output.write_bytes(msgspec.json.encode(found))
+        Output().write_bytes(msgspec.json.encode(found))
         return
     text = "\n".join(_told(made, found, labels, described.assumed, death))
-    output.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _death(given: str | None, ranks: int, noticed: float) -> Death | None:

@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ckpt_transport.checkpoint import Progress
 from ckpt_transport.simulator.flows import Flows, Path, SharedFlow
 
 NEVER = float("inf")
+TOLD_EVERY = 50_000
+"""So many activities end before it is told how far the clock is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,16 +80,25 @@ class Clock:
         self._count = 0
         self._dead: set[int] = set()
 
-    def run(self, activities: Sequence[Activity], deaths: Sequence[tuple[float, int]] = ()) -> None:
+    def run(
+        self,
+        activities: Sequence[Activity],
+        deaths: Sequence[tuple[float, int]] = (),
+        progress: Progress | None = None,
+    ) -> None:
         """Run all activities, until nothing can happen any more.
 
         Args:
             activities: each after those that it waits for.
             deaths: when which rank dies.
+            progress: told how many have ended, of how many.
         """
         self._ready.extend(activity for activity in activities if not activity.waits_for)
-        deadly = deque(sorted(deaths))
+        deadly, told_at = deque(sorted(deaths)), TOLD_EVERY
         while True:
+            if progress is not None and self.events >= told_at:
+                progress(self.events, len(activities))
+                told_at = self.events + TOLD_EVERY
             self._begin_ready()
             ending = self._flows.next_end(self.now)
             alarm = self._alarms[0][0] if self._alarms else NEVER

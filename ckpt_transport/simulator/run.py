@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ckpt_transport.checkpoint import Progress
 from ckpt_transport.errors import PlanError
 from ckpt_transport.execution.timeline import StageEvent
 from ckpt_transport.memory import no_collections
@@ -91,7 +92,12 @@ class Simulated(msgspec.Struct, frozen=True):
 
 
 def simulate(
-    plan: Plan, world: SimulatedWorld, *, shown: Collection[int] = (), death: Death | None = None
+    plan: Plan,
+    world: SimulatedWorld,
+    *,
+    shown: Collection[int] = (),
+    death: Death | None = None,
+    progress: Progress | None = None,
 ) -> Simulated:
     """Run ``plan`` in ``world``.
 
@@ -100,20 +106,23 @@ def simulate(
         world: what there is.
         shown: ranks whose timeline is kept.
         death: who dies, if anybody does.
+        progress: told how many events of how many have been simulated.
 
     Raises:
         PlanError: nobody dies, and the plan does not end.
     """
     with no_collections():
-        return _simulate(plan, world, shown, death)
+        return _simulate(plan, world, shown, death, progress)
 
 
-def _simulate(plan: Plan, world: SimulatedWorld, shown: Collection[int], death: Death | None) -> Simulated:
+def _simulate(
+    plan: Plan, world: SimulatedWorld, shown: Collection[int], death: Death | None, progress: Progress | None
+) -> Simulated:
     began = time.perf_counter()
     wires, clock = Wires(world), Clock()
     activities = Activities(plan, world, wires)
     bottlenecks = Bottlenecks(activities.all)
-    clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)])
+    clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)], progress)
     bottlenecks.spread()
     applies = activities.applies
     applied = sum(1 for apply in applies if apply.ended < NEVER)
