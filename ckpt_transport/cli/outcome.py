@@ -10,7 +10,7 @@ import msgspec
 from rich.text import Text
 
 from ckpt_transport.cli.output import Output
-from ckpt_transport.planning import explain, summarize
+from ckpt_transport.planning import explain, for_people, summarize
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport.sizes import duration
 from ckpt_transport.update.report import Report
@@ -81,7 +81,8 @@ class Words:
         """Tell how long the plan ran, and how long it was expected to."""
         took, predicted = duration(report.phases.get("run", 0.0)), duration(report.predicted)
         how = "" if report.plan.prediction.measured else f" of assumed rates ({MEASURES})"
-        self._line(f"run took {took}, where {predicted} were expected{how}; {report.slowest_link}")
+        slowest = for_people(report.slowest_link, report.plan.topology)
+        self._line(f"run took {took}, where {predicted} were expected{how}; {slowest}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from ckpt_transport.planning.chain_broadcast import transports_of as transports_
 from ckpt_transport.planning.explain import explain as explain
 from ckpt_transport.planning.explain import slowest as slowest
 from ckpt_transport.planning.explain import summarize as summarize
+from ckpt_transport.planning.host_names import for_people as for_people
 from ckpt_transport.planning.links import NOT_MEASURED as NOT_MEASURED
 from ckpt_transport.planning.links import MeasuredRates as MeasuredRates
 from ckpt_transport.planning.links import sending_rates as sending_rates

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from ckpt_transport.planning.host_names import for_people
 from ckpt_transport.planning.pauses import Pauses
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
 from ckpt_transport.planning.values.prediction import Prediction
@@ -38,7 +39,7 @@ def explain(plan: Plan, pauses: Pauses | None = None) -> str:
         *_listed("why", plan.notes),
         *_listed("besides", plan.others),
     ]
-    return "\n".join(lines)
+    return for_people("\n".join(lines), plan.topology)
 
 
 def summarize(plan: Plan, pauses: Pauses | None = None) -> str:
@@ -47,7 +48,8 @@ def summarize(plan: Plan, pauses: Pauses | None = None) -> str:
     Args:
         plan, pauses: as those of :func:`explain`.
     """
-    return "\n".join([*_moved(plan), *_routed(plan), *_expected(plan, pauses), *_listed("why", plan.notes)])
+    lines = [*_moved(plan), *_routed(plan), *_expected(plan, pauses), *_listed("why", plan.notes)]
+    return for_people("\n".join(lines), plan.topology)
 
 
 def _moved(plan: Plan) -> Iterator[str]:
