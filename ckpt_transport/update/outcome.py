@@ -77,6 +77,10 @@ class Outcome:
         members = self._members
         silent = self._labels(sorted((*self._dead, *self._mute)))
         gone = f"; no answer from {silent}" if silent else ""
+        unnamed = [rank for rank in self._dead if members.label(rank) not in reason]
+        if unnamed:
+            reason = f"{self._labels(unnamed)} {'is' if len(unnamed) == 1 else 'are'} gone; {reason}"
+            gone = f"; no answer from {self._labels(self._mute)}" if self._mute else ""
         mute = tuple(map(members.label, self._mute_sinks)) if applying else ()
         tainted = tuple(members.who(address) for address, aborted in members.aborted.items() if aborted.tainted)
         if tainted:

@@ -37,6 +37,9 @@ LONGEST_CONNECT = 8.0
 """Seconds to connect to members that have said where they listen. One that is gone by then cannot be told from one that
 is slow, and nothing ends the wait."""
 
+PEERS_NAMED = 8
+"""So many ranks are named where one of them is gone."""
+
 LONGEST_CLOSE = 1.0
 """Seconds to wait for gloo's threads to end; one that hangs is left behind, with nothing to read from."""
 
@@ -95,10 +98,16 @@ class GlooEndpoint(CollectiveEndpoint):
     def _translate(self, error: RuntimeError) -> TransportError:
         text = first_line(error)
         if "Connection closed" in text or "Connection reset" in text or "Broken pipe" in text:
-            return PeerLostError(f"a member of route {self.group.route} is gone: {text}")
+            return PeerLostError(f"{self._peers_in_words()} is gone: route {self.group.route}: {text}")
         if "Timed out" in text or "timed out" in text:
             return TransferTimeout(f"route {self.group.route}: {text}")
         return TransferError(f"route {self.group.route}: {text}")
+
+    def _peers_in_words(self) -> str:
+        """Those of whom one is meant where gloo names a connection."""
+        peers = self.group.peers
+        named = ", ".join(map(str, peers[:PEERS_NAMED])) + (", ..." if len(peers) > PEERS_NAMED else "")
+        return f"rank {named}" if len(peers) == 1 else f"one of ranks {named}"
 
     def _shut(self) -> None:
         if self._processes is None:

@@ -64,6 +64,7 @@ def test_given_a_sink_that_dies_half_way_then_the_others_are_tainted_until_the_n
         state = survivor.state()
         if isinstance(caught.value, TaintedError):
             assert [survivor.address in name for name in caught.value.sinks] == [True]
+            assert str(caught.value).startswith("the update failed (rank 2 (")
             assert state.served == "TaintedError"
             assert "v2" in state.tainted
         else:
