@@ -18,6 +18,8 @@ Modules below this one are private to the core. They may change without notice.
 
 from ckpt_transport import dtypes as dtypes
 from ckpt_transport.checkpoint import Loan as Loan
+from ckpt_transport.checkpoint import TensorPairs as TensorPairs
+from ckpt_transport.checkpoint import Tensors as Tensors
 from ckpt_transport.checkpoint.computed import CastTensors as CastTensors
 from ckpt_transport.checkpoint.computed import ComputedExtent as ComputedExtent
 from ckpt_transport.checkpoint.computed import Computing as Computing
@@ -144,6 +146,7 @@ from ckpt_transport.replay import of_targets as of_targets
 from ckpt_transport.replay import record as record
 from ckpt_transport.replay import refuse_unwritable as refuse_unwritable
 from ckpt_transport.replay import required_bytes as required_bytes
+from ckpt_transport.service.auto import AnyMapping as AnyMapping
 from ckpt_transport.service.call_guard import CallGuard as CallGuard
 from ckpt_transport.service.claims import Claims as Claims
 from ckpt_transport.service.claims import EngineClaim as EngineClaim

@@ -17,7 +17,7 @@ from ckpt_transport import CheckpointError
 _FACTOR = re.compile(r"(?P<module>.*\.lora_(?:embedding_)?[AB])\.(?P<adapter>[^.]+)(?P<kind>\.weight)?")
 
 
-def factors_of(tensors: Mapping[str, torch.Tensor], adapter: str) -> dict[str, torch.Tensor]:
+def factors_of(tensors: object, adapter: str) -> dict[str, torch.Tensor]:
     """The factors of one adapter among a model's tensors, under the names in its file; others are left out.
 
     Factors that are DTensors are gathered, so that all ranks must call.
@@ -27,8 +27,10 @@ def factors_of(tensors: Mapping[str, torch.Tensor], adapter: str) -> dict[str, t
         adapter: its name there.
 
     Raises:
-        CheckpointError: there are none; names those adapters that there are.
+        CheckpointError: there are none; names those adapters that there are. Or one is no tensor.
     """
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError("an adapter is brought alone out of state_dict() of PEFT's model; give that")
     found: dict[str, torch.Tensor] = {}
     others: dict[str, None] = {}
     for name, tensor in tensors.items():
@@ -36,6 +38,8 @@ def factors_of(tensors: Mapping[str, torch.Tensor], adapter: str) -> dict[str, t
         if match is None:
             continue
         if match["adapter"] == adapter:
+            if not isinstance(tensor, torch.Tensor):
+                raise CheckpointError(f"'{name}' is {type(tensor).__name__}, and factors are brought alone as tensors")
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             found[f"{match['module']}{match['kind'] or ''}"] = whole.detach().cpu().contiguous()
         else:

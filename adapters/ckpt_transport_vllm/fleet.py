@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ckpt_transport import Config, ConfigError
-from ckpt_transport.spi import EngineFleet
+from ckpt_transport import Config, ConfigError, FleetReport
+from ckpt_transport.spi import AnyMapping, EngineFleet, Loan, Progress, Publishes, TensorPairs, Tensors
+from ckpt_transport_vllm.adapter import Adapter, ServedAs
+from ckpt_transport_vllm.adapter_files import factors_of
 from ckpt_transport_vllm.control import VllmControl
 from ckpt_transport_vllm.drivers import VllmDriver, driver_for
 from ckpt_transport_vllm.handle import HasCollectiveRpc, VllmHandle
+from ckpt_transport_vllm.served_adapter import ServedAdapter
 from ckpt_transport_vllm.server import VllmServer
 
 Endpoint = str | HasCollectiveRpc | VllmHandle
@@ -52,6 +55,86 @@ class VllmFleet(EngineFleet[VllmControl]):
                 raise ConfigError(f"{handle.name} is given twice")
         super().__init__(engines, config, pause, patience)
         self._draft = draft
+        self._adapters: dict[ServedAs, ServedAdapter] = {}
+
+    def publish(
+        self,
+        server: Publishes,
+        version: str,
+        tensors: Tensors | TensorPairs | Loan,
+        progress: Progress | None = None,
+        *,
+        other_sinks: Sequence[str] = (),
+        replicated: bool = False,
+        mapping: AnyMapping = None,
+        base: str = "",
+        adapter: Adapter | None = None,
+    ) -> FleetReport | None:
+        """Bring a step's weights to every engine, as :meth:`EngineFleet.publish`; or an adapter of them alone.
+
+        Args:
+            server, version, tensors, progress, other_sinks, replicated, mapping, base: as those of
+                :meth:`EngineFleet.publish`. They are of the weights: an adapter that is brought alone goes to the
+                servers of this fleet, under the names that it has.
+            adapter: of the model whose ``state_dict()`` ``tensors`` are. It is merged into the weights; or, where it
+                says under which name it is served, its factors are brought alone, and no forward pass is held. An
+                answer that is under way goes on with the new version of it.
+
+        Returns: as :meth:`EngineFleet.publish`; None where an adapter is brought alone.
+
+        Raises:
+            CheckpointError: ``tensors`` have no factor of the adapter.
+            ConfigError: the adapter is not there, cannot be merged, or a name is none of a file.
+            EngineError: a server does not load the adapter; names it, and the cure. All serve the version before.
+        """
+        if adapter is None or adapter.served is None:
+            rules = mapping if adapter is None else adapter.merging(mapping)
+            return super().publish(
+                server,
+                version,
+                tensors,
+                progress,
+                other_sinks=other_sinks,
+                replicated=replicated,
+                mapping=rules,
+                base=base,
+            )
+        settings, served = adapter.config, adapter.served
+        factors = factors_of(tensors, adapter.name)
+        if server.rank == 0:
+            self._call_guard.one(
+                f"publish('{version}')",
+                self._config.update_timeout,
+                lambda: self._served(served).publish(version, factors, settings),
+            )
+        return None
+
+    def withdraw(self, served: ServedAs) -> None:
+        """Have no server serve an adapter any more that this fleet has brought.
+
+        Raises:
+            EngineError: a server does not let go of it.
+        """
+        self._call_guard.one(
+            f"withdraw('{served.name}')", self._config.update_timeout, lambda: self._served(served).withdraw()
+        )
+
+    def _served(self, served: ServedAs) -> ServedAdapter:
+        if served not in self._adapters:
+            for engine in self._engines:
+                if not isinstance(engine, VllmServer):
+                    raise ConfigError(
+                        f"{engine.name} is an object of this program, and adapters are brought alone to servers: give "
+                        "its URL, or have the adapter merged, by Adapter(...) without served="
+                    )
+            servers = [engine for engine in self._engines if isinstance(engine, VllmServer)]
+            self._adapters[served] = ServedAdapter(servers, served, self._config.update_timeout)
+        return self._adapters[served]
+
+    def close(self) -> None:
+        super().close()
+        for adapter in self._adapters.values():
+            adapter.close()
 
     def _driver_for(self, engine: VllmControl) -> VllmDriver[Any]:
         return driver_for(engine, self._config, self._pause, self._draft)

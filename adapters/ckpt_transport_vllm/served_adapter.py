@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from ckpt_transport import Config, ConfigError, EngineError
-from ckpt_transport_vllm.adapter_files import factors_of, save_adapter
+from ckpt_transport import ConfigError, EngineError
+from ckpt_transport_vllm.adapter import ServedAs, check_file_name
+from ckpt_transport_vllm.adapter_files import save_adapter
 from ckpt_transport_vllm.server import VllmServer
 
 
@@ -22,51 +23,34 @@ class ServedAdapter:
     so the folder of the version that is served stays until the next one is.
 
     Args:
-        endpoints: their URLs, as ``http://127.0.0.1:8000``. They are started with ``--enable-lora``, and with
-            ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`` in their environment.
-        name: under which requests ask for it.
-        folder: as of a file system that this host and theirs share; on one host ``/dev/shm`` will do.
-        config: settings; by default from the environment.
+        servers: started with ``--enable-lora``, and with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`` in their environment.
+        served: its name, and the folder.
+        timeout: in seconds, for a server to load a version.
 
     Attributes:
         version: what all servers serve; empty before the first one.
-
-    Raises:
-        ConfigError: no endpoint, or a name that is none of a file.
     """
 
-    def __init__(self, endpoints: Sequence[str], name: str, folder: Path, config: Config | None = None) -> None:
-        if not endpoints:
-            raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
-        _check_name("an adapter", name)
-        config = Config.given(config)
-        self.name, self.version = name, ""
-        self._folder, self._timeout = Path(folder), config.update_timeout
-        self._servers = [VllmServer(url, config.api_key_file) for url in endpoints]
-        self._threads = ThreadPoolExecutor(len(endpoints), "ckpt-transport-vllm")
+    def __init__(self, servers: Sequence[VllmServer], served: ServedAs, timeout: float) -> None:
+        self.name, self.version = served.name, ""
+        self._folder, self._timeout, self._servers = Path(served.folder), timeout, servers
+        self._threads = ThreadPoolExecutor(len(servers), "ckpt-transport-vllm")
 
-    def publish(
-        self, version: str, tensors: Mapping[str, torch.Tensor], settings: Any, adapter: str = "default"
-    ) -> None:
+    def publish(self, version: str, factors: Mapping[str, torch.Tensor], settings: Any) -> None:
         """Have every server serve a version of the adapter, or every one the version before.
 
-        An answer that is under way goes on with the new version. One process calls, of a trainer whose factors are
-        DTensors all ranks: those above 0 with ``settings`` of None, which only takes part in gathering.
+        An answer that is under way goes on with the new version.
 
         Args:
             version: a name that no version has here.
-            tensors: ``state_dict()`` of PEFT's model, or its factors alone.
+            factors: by their names in an adapter's file.
             settings: of the adapter, as ``model.peft_config["default"]``.
-            adapter: its name at the trainer.
 
         Raises:
-            CheckpointError: the tensors have no factor of the adapter.
+            ConfigError: there is such a version, or it cannot be called so.
             EngineError: a server does not load it; names it, and the cure. All serve the version before.
         """
-        factors = factors_of(tensors, adapter)
-        if settings is None:
-            return
-        _check_name("a version", version)
+        check_file_name("a version", version)
         if version == self.version or self._path(version).exists():
             raise ConfigError(f"there is a version '{version}' of adapter '{self.name}' already; choose another name")
         save_adapter(self._path(version), factors, settings)
@@ -87,16 +71,8 @@ class ServedAdapter:
             self.version = ""
 
     def close(self) -> None:
-        """Let go of the servers, which serve on what they serve."""
+        """Servers serve on what they serve."""
         self._threads.shutdown()
-        for server in self._servers:
-            server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _path(self, version: str) -> Path:
         return self._folder / f"{self.name}-{version}"
@@ -127,8 +103,3 @@ class ServedAdapter:
     def _unload(self, servers: Sequence[VllmServer]) -> None:
         for server in servers:
             server.unload_adapter(self.name)
-
-
-def _check_name(what: str, name: str) -> None:
-    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
-        raise ConfigError(f"{what} cannot be called {name!r}, which becomes the name of a folder")

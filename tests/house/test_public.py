@@ -34,7 +34,8 @@ EXPORTED = {
         rules
     """,
     "ckpt_transport.spi": """
-        ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors
+        ALIGNMENT API_VERSION Addresses AnyMapping Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls
+        CastTensors
         Claims CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor
         DistantMemory DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence
         Fingerprint Fleet GpuAllocation Group Here HostCopies HostRanges HttpEngine INDEX KnownShadowNeeds Landing
@@ -45,7 +46,8 @@ EXPORTED = {
         Replay ReplayedTensors RollsBack RunPlace RunTable Runs SHM ScatteredTensors Scratch SeenByPassesError Segment
         SegmentName ServedElements ShadowNeeds Share Span StagedTensors StagesVersions
         StagingArea StagingPlace StridedBytes
-        TensorAssembler TensorSnapshot TensorSpec Traits Transfer Transport UNREADABLE Updates Watched WholeModule
+        TensorAssembler TensorPairs TensorSnapshot TensorSpec Tensors Traits Transfer Transport UNREADABLE Updates
+        Watched WholeModule
         WritesApart addresses_of align_up allocations_of any_port by_loader_in_words check_readable client_of
         copy_bytes copy_each copy_runs copy_views describe device_of digest_of_served drain dtypes expected_bandwidth
         fence fence_on find_allocations fingerprint free_on from_directory given_tensors has_copy_tables host_of
@@ -73,7 +75,7 @@ EXPORTED = {
     """,
     "ckpt_transport_verl": "",
     "ckpt_transport_vllm": """
-        ServedAdapter VllmFleet VllmHandle WorkerExtension
+        Adapter ServedAs VllmFleet VllmHandle WorkerExtension
     """,
     "ckpt_transport_cuda_ipc": """
         CudaIpcTransport

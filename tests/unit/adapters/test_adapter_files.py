@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ckpt_transport import CheckpointError, ConfigError, EngineError
-from ckpt_transport_vllm import ServedAdapter
+from ckpt_transport import CheckpointError, ConfigError, EngineError, ParameterServer
+from ckpt_transport_vllm import Adapter, ServedAs, VllmFleet
 from ckpt_transport_vllm.adapter_files import factors_of, save_adapter
 
 peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'ckpt-transport[frameworks]'")
@@ -53,26 +55,40 @@ def test_given_no_factor_of_the_adapter_then_the_error_says_which_adapters_there
 
 
 def test_given_a_name_that_is_none_of_a_folder_then_it_is_refused(tmp_path: Path) -> None:
-    url = "http://127.0.0.1:1"
     with pytest.raises(ConfigError, match=r"an adapter cannot be called '\.\./sql'"):
-        ServedAdapter([url], "../sql", tmp_path)
-    with pytest.raises(ConfigError, match="name at least one endpoint"):
-        ServedAdapter([], "sql", tmp_path)
+        ServedAs("../sql", tmp_path)
     model = trained()
     with (
-        ServedAdapter([url], "sql", tmp_path) as adapter,
+        brings_alone(model, tmp_path) as publish,
         pytest.raises(ConfigError, match=r"a version cannot be called '\.\.'"),
     ):
-        adapter.publish("..", model.state_dict(), model.peft_config["default"])
+        publish("..", model.state_dict())
     assert not list(tmp_path.iterdir())
 
 
 def test_given_a_server_that_is_not_there_then_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
     model = trained()
-    with (
-        ServedAdapter(["http://127.0.0.1:1"], "sql", tmp_path) as adapter,
-        pytest.raises(EngineError, match="does not answer") as raised,
-    ):
-        adapter.publish("step-1", model.state_dict(), model.peft_config["default"])
+    with brings_alone(model, tmp_path) as publish, pytest.raises(EngineError, match="does not answer") as raised:
+        publish("step-1", model.state_dict())
     assert "'sql' is not served as 'step-1'" in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_given_tensors_one_by_one_or_an_adapter_that_is_not_there_then_the_error_says_what_to_give(
+    tmp_path: Path,
+) -> None:
+    model = trained()
+    said = r"out of state_dict\(\) of PEFT's model; give that"
+    with brings_alone(model, tmp_path) as publish, pytest.raises(CheckpointError, match=said):
+        publish("step-1", iter(model.state_dict().items()))
+    said = "there is no adapter 'chat'; there are: default"
+    with brings_alone(model, tmp_path, "chat") as publish, pytest.raises(ConfigError, match=said):
+        publish("step-1", model.state_dict())
+
+
+@contextmanager
+def brings_alone(model: Any, folder: Path, name: str = "default") -> Iterator[Callable[[str, Any], object]]:
+    """Publishes a version to a server that is not there."""
+    adapter = Adapter(model.peft_config, name, served=ServedAs("sql", folder))
+    with ParameterServer(rank=0, world_size=1) as server, VllmFleet(["http://127.0.0.1:1"]) as fleet:
+        yield lambda version, tensors: fleet.publish(server, version, tensors, adapter=adapter)
