@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from pathlib import Path
 
@@ -56,8 +57,8 @@ class Declared:
         texts = value if isinstance(value, list | tuple) else [value]
         if any("\0" in str(text) for text in texts if isinstance(text, str | Path)):
             raise ConfigError(f"'{name}' {source} has a NUL character in it: {_quoted(value)} was given; take it out")
+        plain = value
         try:
-            plain = value
             if self._kind(name) == "size" and isinstance(value, str):
                 plain = parse_size(value)
             elif isinstance(value, Path):
@@ -67,7 +68,7 @@ class Declared:
             return msgspec.convert(plain, prepared(self._types[name]), strict=not is_text)
         except (msgspec.ValidationError, ConfigError) as error:
             raise ConfigError(
-                f"bad value for '{name}' {source}: {_quoted(value)} was given, and {self._said(name, 'expects')} is "
+                f"bad value for '{name}' {source}: {_refused(plain, error)}, and {self._said(name, 'expects')} is "
                 f"expected. Its meaning: {self._meta[name].description}"
             ) from error
 
@@ -91,6 +92,15 @@ class Declared:
         if isinstance(default, tuple | Chosen):
             return ",".join(str(item) for item in default)
         return size(default) if self._kind(name) == "size" and isinstance(default, int) else str(default)
+
+
+def _refused(value: object, error: Exception) -> str:
+    """Say what was given; of a list the element that ``error`` points at."""
+    place = re.search(r"`\$\[(\d+)\]", str(error))
+    if place is None or not isinstance(value, list | tuple):
+        return f"{_quoted(value)} was given"
+    at = int(place[1])
+    return f"{_quoted(value[at])} was given as number {at + 1} of {len(value)}"
 
 
 def _quoted(value: object) -> str:

@@ -186,7 +186,8 @@ def test_given_a_wrong_value_then_it_is_told_what_is_expected_and_what_the_setti
     # Then setting, source, value, expectation and meaning are in the message
     message = str(caught.value)
     meaning = next(description for setting, _, _, description in describe() if setting == name)
-    assert message.startswith(f"bad value for '{name}' in the arguments: {value!r} was given, and ")
+    given = f"{value[0]!r} was given as number 1 of 1" if isinstance(value, list) else f"{value!r} was given"
+    assert message.startswith(f"bad value for '{name}' in the arguments: {given}, and ")
     assert " is expected. " in message
     assert message.endswith(meaning)
 
@@ -295,3 +296,9 @@ def test_given_deltas_and_a_commit_in_place_then_the_error_names_both_and_where_
     with pytest.raises(ConfigError, match="'delta' in the environment variable CKPT_TRANSPORT_DELTA"):
         Config.load(environ={"CKPT_TRANSPORT_DELTA": delta})
     assert Config.load(environ={"CKPT_TRANSPORT_DELTA": delta, "CKPT_TRANSPORT_COMMIT": "auto"}).delta == delta
+
+
+def test_given_a_list_in_which_one_thing_is_wrong_then_the_error_names_it_and_not_the_list() -> None:
+    with pytest.raises(ConfigError, match="'tcp:/x' was given as number 2 of 2, and a list of addresses") as refused:
+        Config.load(sinks=["ipc:///tmp/a", "tcp:/x"])
+    assert "ipc:///tmp/a" not in str(refused.value)
