@@ -26,7 +26,7 @@ from tests.support.outcomes import outcome_of
 SHAPE = {"layers": 2, "width": 16}
 POINTS = 12
 """Steps that are interrupted, of the thousands that an update makes: evenly, and again so many of its last ones."""
-BEFORE = 8
+BEFORE = 14
 """An interrupt at one of so many first steps comes before a call has begun, of which the other rank hears nothing."""
 
 
